@@ -1,0 +1,242 @@
+"""Owns params.yaml: one validated, frozen model per section, unknown keys refused, and the names of the pipeline's files.
+
+Units are in the names: `_px` pixels, `_s` seconds. Sigma is the noise level in [0, 1], 1 = pure noise.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from l2p.errors import ConfigError, MissingFileError
+
+PARAMS_FILE = Path("params.yaml")
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceParams(Section):
+    """The latent model to convert."""
+
+    path: str = Field(description="Folder in diffusers layout, or a Hugging Face repository id.")
+    revision: str | None = Field(default=None, description="Commit of the repository; required for a repository id.")
+
+
+class PromptsParams(Section):
+    """The prompt set from which the corpus is made."""
+
+    provider: Literal["shapes", "file"] = Field(description="Where prompts come from.")
+    path: str | None = Field(default=None, description="For `file`: a text file, one prompt a line, or parquet/CSV with `text`.")
+    count: int = Field(gt=0, description="How many different prompts.")
+    seed: int = Field(ge=0, description="Seed of the draw.")
+
+    @model_validator(mode="after")
+    def _file_needs_path(self) -> PromptsParams:
+        if self.provider == "file" and self.path is None:
+            raise ValueError("provider `file` needs `path`")
+        return self
+
+
+class SynthesizeParams(Section):
+    """How the source draws the corpus."""
+
+    images_per_prompt: int = Field(gt=0, description="Images of each prompt, each with its own seed.")
+    height_px: int = Field(gt=0, multiple_of=16, description="Image height.")
+    width_px: int = Field(gt=0, multiple_of=16, description="Image width.")
+    num_steps: int = Field(gt=0, description="Denoising steps.")
+    guidance_scale: float = Field(ge=0, description="Guidance as the source's own pipeline takes it.")
+    batch_size: int = Field(gt=0, description="Images drawn at once.")
+    seed: int = Field(ge=0, description="Image i of the corpus has seed `seed + i`.")
+    dtype: Literal["float32", "bfloat16"] = Field(description="Precision of the source while it draws.")
+
+
+class ValidateParams(Section):
+    """What the corpus must look like."""
+
+    min_accepted_share: float = Field(gt=0, le=1, description="Fail when fewer images than this share pass.")
+    min_contrast: float = Field(ge=0, description="Smallest standard deviation of pixel values (0..255) of a real image.")
+    max_duplicate_share: float = Field(ge=0, le=1, description="Fail when more images than this share are duplicates.")
+
+
+class EmbedParams(Section):
+    """How prompt embeddings are computed."""
+
+    batch_size: int = Field(gt=0, description="Prompts encoded at once.")
+
+
+class HeadParams(Section):
+    """The detailer head."""
+
+    widths: tuple[int, ...] = Field(min_length=1, description="Channels per level, outermost first; official: 64, 128, 256, 512.")
+
+
+class ConvertParams(Section):
+    """The graft."""
+
+    patch_size_px: int = Field(gt=0, description="Side of the square RGB patches that become tokens.")
+    head: HeadParams
+    prediction: Literal["velocity", "x0"] = Field(description="What the head predicts; the paper: velocity.")
+    embedder_init: Literal["random", "least_squares"] = Field(
+        description="`random` (paper), or fitted so that tokens resemble those of the source's latents."
+    )
+    snr_matching: bool = Field(description="Give the backbone the noise level that its tokens really have (decision 0003).")
+    seed: int = Field(ge=0, description="Seed of the new weights.")
+
+
+class TrainParams(Section):
+    """The transfer."""
+
+    num_steps: int = Field(gt=0, description="Optimizer steps.")
+    batch_size: int = Field(gt=0, description="Images per optimizer step, all ranks together.")
+    learning_rate: float = Field(gt=0, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(ge=0, description="AdamW weight decay.")
+    warmup_steps: int = Field(ge=0, description="Linear warm-up.")
+    decay_share: float = Field(ge=0, le=1, description="Share of the run, at its end, over which the rate falls to 0.")
+    max_grad_norm: float = Field(gt=0, description="Gradient clipping.")
+    ema_decay: float = Field(ge=0, lt=1, description="Decay of the averaged weights; 0 keeps the last weights.")
+    end_blocks: int = Field(ge=0, description="Blocks trained at each end of the transformer (n in the paper).")
+    train_refiners: bool = Field(description="Also train the refiner blocks, as the official release does.")
+    caption_dropout: float = Field(ge=0, lt=1, description="Share of samples trained with the empty prompt.")
+    timesteps: Literal["uniform", "logit_normal", "official_1k"] = Field(description="How sigma is drawn.")
+    shift: float = Field(gt=0, description="Time shift of the draw; larger = more noise.")
+    min_sigma_weight: float = Field(gt=0, le=1, description="For x0: the loss weight 1/sigma^2 is clamped at this sigma.")
+    dtype: Literal["float32", "bfloat16"] = Field(description="Precision of forward and backward passes.")
+    compile_blocks: bool = Field(description="torch.compile the repeated blocks and the head.")
+    num_processes: int = Field(gt=0, description="Training processes on this machine (gloo on CPU).")
+    checkpoint_every: int = Field(gt=0, description="Steps between resumable checkpoints.")
+    log_every: int = Field(gt=0, description="Steps between logged metrics.")
+    sample_every: int = Field(gt=0, description="Steps between logged sample grids.")
+    seed: int = Field(ge=0, description="Seed of noise, order and dropout.")
+    deepspeed: dict[str, object] = Field(description="DeepSpeed's own JSON keys, for example zero_optimization.")
+
+
+class SamplerParams(Section):
+    """How a model draws an image."""
+
+    num_steps: int = Field(gt=0, description="Denoising steps.")
+    guidance_scale: float = Field(ge=0, description="Classifier-free guidance: v = v_c + g (v_c - v_u); 0 = none.")
+    shift: float | None = Field(default=None, gt=0, description="Time shift; null: the scheduler's own.")
+
+
+class SamplingParams(Section):
+    """Sampling settings of both models in every evaluation."""
+
+    source: SamplerParams
+    pixel: SamplerParams
+    batch_size: int = Field(gt=0, description="Images drawn at once.")
+
+
+class BenchmarkParams(Section):
+    """One benchmark."""
+
+    data: str = Field(description="`shapes`, or a file in the benchmark's official format.")
+    judge: str = Field(description="Name of the judge.")
+    images_per_prompt: int = Field(gt=0, description="Images of each prompt; official: 4.")
+    seed: int = Field(ge=0, description="First seed; every prompt and image has its own.")
+    max_failed_share: float = Field(ge=0, le=1, description="Fail when more images than this share could not be judged.")
+
+
+class DpgParams(BenchmarkParams):
+    """DPG-Bench."""
+
+    protocol: Literal["official", "fixed"] = Field(description="`official` keeps the published script's faults.")
+
+
+class EfficiencyParams(Section):
+    """What is timed."""
+
+    resolutions_px: tuple[int, ...] = Field(description="Square image sides at which both models are timed.")
+    num_steps: int = Field(gt=0, description="Denoising steps per measurement.")
+    repeats: int = Field(gt=0, description="Measurements; the median is reported.")
+
+
+class RegisterParams(Section):
+    """The model registry."""
+
+    name: str = Field(min_length=1, description="Registered model name.")
+    tracking_uri: str = Field(description="MLflow tracking and registry address.")
+    experiment: str = Field(min_length=1, description="MLflow experiment.")
+    min_geneval_retention: float = Field(ge=0, description="Gate for the alias `champion`.")
+    min_dpg_retention: float = Field(ge=0, description="Gate for the alias `champion`.")
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    source: SourceParams
+    prompts: PromptsParams
+    synthesize: SynthesizeParams
+    # pydantic's BaseModel has a `validate` of its own, so the field has another name than the section
+    validation: ValidateParams = Field(alias="validate")
+    embed: EmbedParams
+    convert: ConvertParams
+    train: TrainParams
+    sampling: SamplingParams
+    geneval: BenchmarkParams
+    dpg: DpgParams
+    efficiency: EfficiencyParams
+    register_: RegisterParams = Field(alias="register")
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and validate `path`.
+
+    Raises:
+        MissingFileError: there is no such file.
+        ConfigError: unknown key, missing key or impossible value; the message names the first such field.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"{path}: not found. Run l2p in the root of a project, or pass --params.")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected sections such as `source:` and `train:`, found {type(raw).__name__}.")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_first_problem(error)}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    first, more = error.errors()[0], error.error_count() - 1
+    field = ".".join(str(part) for part in first["loc"]) or "(root)"
+    if first["type"] == "extra_forbidden":
+        problem = f"unknown key `{field}`; check its spelling against the params.yaml in the repository."
+    elif first["type"] == "missing":
+        problem = f"`{field}` is missing."
+    else:
+        problem = f"`{field}` = {first['input']!r}: {first['msg']}."
+    return problem + (f" ({more} more problems)" if more else "")
+
+
+class Layout:
+    """Names of the pipeline's files, relative to the project's root."""
+
+    source = Path("models/source.json")
+    prompts = Path("data/prompts")
+    prompts_table = Path("data/prompts/prompts.parquet")
+    corpus = Path("data/corpus")
+    corpus_table = Path("data/corpus/metadata.parquet")
+    manifest = Path("data/manifest.parquet")
+    quarantine = Path("data/quarantine.parquet")
+    validation = Path("reports/validation")
+    embeddings = Path("data/embeddings")
+    init = Path("models/init")
+    pixel = Path("models/pixel")
+    checkpoints = Path("models/checkpoints")
+    training = Path("reports/training")
+    geneval = Path("reports/geneval")
+    dpg = Path("reports/dpg")
+    efficiency = Path("reports/efficiency.json")
+    report = Path("reports/index.html")
+    summary = Path("reports/summary.json")
+    registration = Path("reports/registration.json")

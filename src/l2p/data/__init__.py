@@ -1,0 +1,1 @@
+"""From prompts to a validated corpus and its embeddings."""

@@ -1,0 +1,1 @@
+"""Benchmarks, judges, efficiency and the report."""

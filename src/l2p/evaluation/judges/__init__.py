@@ -1,0 +1,1 @@
+"""Judges: what looks at an image and says what is there."""

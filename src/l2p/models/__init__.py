@@ -1,0 +1,1 @@
+"""Pixel models grafted from latent ones: adapters, head, pipeline, delta."""

@@ -1,0 +1,1 @@
+"""Lineage, the model registry and its gate."""

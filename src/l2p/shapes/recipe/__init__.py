@@ -1,0 +1,1 @@
+"""The recipe that trains the embedded source: renders -> autoencoder -> denoiser and text encoder -> diffusers folder."""

@@ -1,0 +1,1 @@
+"""One short entry per pipeline stage: read params, call the library, write outputs."""
