@@ -83,10 +83,9 @@ class ConvertParams(Section):
     patch_size_px: int = Field(gt=0, description="Side of the square RGB patches that become tokens.")
     head: HeadParams
     prediction: Literal["velocity", "x0"] = Field(description="What the head predicts; the paper: velocity.")
-    embedder_init: Literal["random", "least_squares"] = Field(
-        description="`random` (paper), or fitted so that tokens resemble those of the source's latents."
+    snr_scale: float = Field(
+        gt=0, le=1, description="s of the noise match: the backbone is told s sigma / (1 - sigma + s sigma); 1 = paper."
     )
-    snr_matching: bool = Field(description="Give the backbone the noise level that its tokens really have (decision 0003).")
     seed: int = Field(ge=0, description="Seed of the new weights.")
 
 

@@ -1,7 +1,6 @@
-"""Owns the VAE of the embedded source: its shape, its two training phases and its latent statistics.
+"""Owns the VAE of the embedded source: its shape, its training and its latent statistics.
 
-Phase "joint" trains encoder and decoder; phase "decoder" goes on with the decoder alone, on the frozen encoder's
-latents with noise, so that the denoiser can train on those latents meanwhile. Loss: L1 + 2 MSE + KL_WEIGHT * KL.
+Loss: L1 + 2 MSE + KL_WEIGHT * KL, on latents jittered with a little noise so that the decoder forgives the denoiser.
 """
 
 from __future__ import annotations
@@ -48,19 +47,17 @@ def build() -> AutoencoderKL:
     )
 
 
-def train(vae: AutoencoderKL, renders: Renders, *, phase: str, steps: int, seed: int, folder: Path) -> AutoencoderKL:
-    """Train `phase` ("joint" or "decoder") for `steps` steps, resuming from `folder`; returns `vae` with averaged weights."""
-    joint = phase == "joint"
-    vae.encoder.requires_grad_(joint)
-    params = [p for p in vae.parameters() if p.requires_grad]
+def train(vae: AutoencoderKL, renders: Renders, *, steps: int, seed: int, folder: Path) -> None:
+    """Train in place for `steps` steps, resuming from `folder`; ends with averaged weights."""
+    params = list(vae.parameters())
     average = [p.detach().clone() for p in params]
     optimizer = torch.optim.AdamW(params, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-    path = folder / f"vae-{phase}.pt"
+    path = folder / "vae.pt"
     start = _resume(path, params, average, optimizer)
     began, losses = time.monotonic(), []
     for step in range(start, steps):
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1, (step + 1) / 100) * min(1, (1 - step / steps) / 0.6)
-        loss = _loss(vae, renders, joint=joint, generator=checkpoint.step_generator(seed + joint, step))
+        loss = _loss(vae, renders, checkpoint.step_generator(seed, step))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)
@@ -69,13 +66,13 @@ def train(vae: AutoencoderKL, renders: Renders, *, phase: str, steps: int, seed:
         losses.append(loss.item())
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             rate = (step + 1 - start) / (time.monotonic() - began)
-            log.info("vae %s step %d/%d loss %.4f, %.1f steps/s", phase, step + 1, steps, np.mean(losses), rate)
+            log.info("vae step %d/%d loss %.4f, %.1f steps/s", step + 1, steps, np.mean(losses), rate)
             losses.clear()
             state = {"step": step + 1, "params": params, "average": average, "optimizer": optimizer.state_dict()}
             checkpoint.save(path, state)
     with torch.no_grad():
         torch._foreach_copy_(params, average)
-    return vae.requires_grad_(True).eval()
+    vae.eval()
 
 
 @torch.no_grad()
@@ -117,20 +114,17 @@ def exact_share(vae: AutoencoderKL, renders: Renders) -> float:
     return exact / len(images)
 
 
-def _loss(vae: AutoencoderKL, renders: Renders, *, joint: bool, generator: torch.Generator) -> torch.Tensor:
+def _loss(vae: AutoencoderKL, renders: Renders, generator: torch.Generator) -> torch.Tensor:
     picks = torch.randint(len(renders.images), (BATCH_SIZE,), generator=generator)
     pixels = to_pixels(renders.images[picks])
     with torch.autocast("cpu", torch.bfloat16):
-        with torch.set_grad_enabled(joint):
-            posterior = vae.encode(pixels).latent_dist
+        posterior = vae.encode(pixels).latent_dist
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         jitter = LATENT_JITTER * torch.rand(BATCH_SIZE, 1, 1, 1, generator=generator) * mean.detach().std()
         noise = torch.randn(mean.shape, generator=generator)
         decoded = vae.decode(mean + noise * ((0.5 * logvar).exp() + jitter)).sample.float()
     error = decoded - pixels
     reconstruction = error.abs().mean() + 2 * error.square().mean()
-    if not joint:
-        return reconstruction
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
     return reconstruction + KL_WEIGHT * kl
 

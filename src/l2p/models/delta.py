@@ -1,0 +1,70 @@
+"""Owns the stored form of a pixel model: a delta (new and trained tensors) on a pinned source, like an adapter of PEFT.
+
+A folder with config.json (PixelTransformer), delta.safetensors, and delta.json: source pin, tensor list, sha256 of the
+weights and the sampler it was made for.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from l2p.errors import ModelError
+from l2p.files import atomic_path, read_json, sha256_file, write_json
+from l2p.models.graft import kept_tensors
+from l2p.models.pixel_transformer import PixelTransformer, tensor_dtype
+from l2p.models.source import SourcePin, verify_source
+from l2p.models.weights import assign, check_complete, read_tensors
+
+CARD, WEIGHTS, CONFIG = "delta.json", "delta.safetensors", "config.json"
+
+
+def save_delta(model: PixelTransformer, folder: Path, *, pin: SourcePin, names: list[str], sampler: dict[str, Any]) -> None:
+    """Write the tensors `names` of `model` as a delta on `pin`; `sampler` holds num_steps, guidance_scale and shift."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = model.state_dict()
+    stored = sorted(set(names) | set(model.new_tensors()))
+    with atomic_path(folder / WEIGHTS) as partial:
+        save_file({name: state[name].detach().cpu().contiguous() for name in stored}, partial, metadata={"format": "pt"})
+    write_json(folder / CONFIG, json.loads(model.to_json_string()))
+    card = {
+        "source": asdict(pin),
+        "tensors": {name: list(state[name].shape) for name in stored},
+        "weights_sha256": sha256_file(folder / WEIGHTS),
+        "sampler": sampler,
+    }
+    write_json(folder / CARD, card)
+
+
+def read_delta_card(folder: Path) -> dict[str, Any]:
+    """delta.json of a delta folder."""
+    card: dict[str, Any] = read_json(folder / CARD, written_by="l2p train")
+    return card
+
+
+@torch.no_grad()
+def load_pixel_model(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> PixelTransformer:
+    """Rebuild a pixel model: the verified source's weights, with the delta over them.
+
+    Raises:
+        SourceError: the source differs from the pin.
+        ModelError: the delta's weights are damaged, incomplete, or do not fit its configuration.
+    """
+    card = read_delta_card(folder)
+    pin = SourcePin(**card["source"])
+    verify_source(pin)
+    weights = folder / WEIGHTS
+    if not weights.is_file() or sha256_file(weights) != card["weights_sha256"]:
+        raise ModelError(f"{weights}: missing or not what {CARD} says (sha256 {card['weights_sha256'][:12]}). Restore it.")
+    config = read_json(folder / CONFIG, written_by="l2p train")
+    model = PixelTransformer.from_config({key: value for key, value in config.items() if not key.startswith("_")})
+    kept, delta = kept_tensors(model, pin), read_tensors(weights)
+    assign(model, kept, origin=f"{pin.path}/transformer")
+    assign(model, delta, origin=str(weights))
+    check_complete(model, set(kept) | set(delta), origin=str(weights))
+    return model.to(device, tensor_dtype(dtype)).eval()

@@ -1,0 +1,62 @@
+"""Owns drawing a batch of images from either kind of pipeline, latent source or pixel model, from ready embeddings.
+
+Each image has its own generator, so it does not depend on which others share its batch (up to float rounding).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from l2p.models.adapters import get_adapter
+from l2p.models.adapters.base import PromptEmbedding
+from l2p.models.pipeline import L2PPipeline
+
+
+def encode_prompts(pipeline: Any, prompts: list[str]) -> list[PromptEmbedding]:
+    """Prompt embeddings by the pipeline's own text encoder, one dictionary a prompt."""
+    if isinstance(pipeline, L2PPipeline):
+        return pipeline.encode_prompts(prompts)
+    return get_adapter(type(pipeline.transformer).__name__).encode(pipeline, prompts)
+
+
+def draw_images(
+    pipeline: Any,
+    embeddings: list[PromptEmbedding],
+    *,
+    empty: PromptEmbedding,
+    size_px: tuple[int, int],
+    num_steps: int,
+    guidance_scale: float,
+    seeds: list[int],
+) -> np.ndarray:
+    """Draw one image per embedding and seed; returns uint8 RGB [B, H, W, 3].
+
+    Args:
+        pipeline: a source's own diffusers pipeline or an `L2PPipeline`.
+        embeddings: of the prompts.
+        empty: embedding of the empty prompt, for guidance.
+        size_px: (height, width).
+        num_steps: denoising steps.
+        guidance_scale: g in v_c + g (v_c - v_u), 0 = none.
+        seeds: one per image.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    negative = [empty] * len(embeddings)
+    if isinstance(pipeline, L2PPipeline):
+        text: dict[str, Any] = {"embeddings": embeddings, "negative_embeddings": negative}
+    else:
+        adapter = get_adapter(type(pipeline.transformer).__name__)
+        text = {"prompt": None, **adapter.pipeline_inputs(embeddings, negative)}
+    images = pipeline(
+        height=size_px[0],
+        width=size_px[1],
+        num_inference_steps=num_steps,
+        guidance_scale=guidance_scale,
+        generator=generators,
+        output_type="np",
+        **text,
+    ).images
+    return np.asarray((images * 255).round(), dtype=np.uint8)
