@@ -237,5 +237,6 @@ class Layout:
     dpg = Path("reports/dpg")
     efficiency = Path("reports/efficiency.json")
     report = Path("reports/index.html")
+    comparison = Path("reports/comparison.json")  # `report` writes it; `register` adds the model and calls it summary
     summary = Path("reports/summary.json")
     registration = Path("reports/registration.json")
