@@ -130,6 +130,7 @@ class SamplingParams(Section):
     source: SamplerParams
     pixel: SamplerParams
     batch_size: int = Field(gt=0, description="Images drawn at once.")
+    dtype: Literal["float32", "bfloat16"] = Field(description="Precision of both models in every evaluation.")
 
 
 class BenchmarkParams(Section):

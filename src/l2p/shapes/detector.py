@@ -65,6 +65,19 @@ def background_name(image: np.ndarray) -> str:
     return names[int(_squared_distance(rgb, tuple(BACKGROUNDS.values())).argmin())]
 
 
+def background_distance(image: np.ndarray, name: str) -> float:
+    """Euclidean RGB distance, 0..442, of the background of uint8 RGB [H, W, 3] from the background colour `name`."""
+    return float(_distance(background_rgb(_canonical(image)), np.array(BACKGROUNDS[name])))
+
+
+def color_in(image: np.ndarray, mask: np.ndarray) -> str:
+    """Name of the palette colour under `mask`, bool [H, W], of uint8 RGB [H, W, 3] (both judged at 64x64)."""
+    if mask.shape != (SIZE_PX, SIZE_PX):
+        resized = Image.fromarray(mask.astype(np.uint8) * 255).resize((SIZE_PX, SIZE_PX), Image.Resampling.BOX)
+        mask = np.asarray(resized) > 127
+    return _core_color(_canonical(image), mask)[0]
+
+
 def background_rgb(pixels: np.ndarray) -> np.ndarray:
     """Median colour of the image border, float [3] in 0..255."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
@@ -80,14 +93,19 @@ def _canonical(image: np.ndarray) -> np.ndarray:
 
 
 def _describe(pixels: np.ndarray, mask: np.ndarray) -> Detection:
-    core = binary_erosion(mask)  # without the anti-aliased edge, whose blends name wrong colours
-    color, purity = _color_of(pixels[core if core.sum() >= MIN_CORE_PX else mask])
+    color, purity = _core_color(pixels, mask)
     rows, columns = np.where(mask)
     box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     aspect = (box[2] - box[0]) / (box[3] - box[1])
     shape, overlap = _shape_of(mask[box[1] : box[3], box[0] : box[2]])
     quality = overlap * purity if 1 / MAX_ASPECT < aspect < MAX_ASPECT else 0.0
     return Detection(shape, color, _confidence(quality), tuple(float(v) for v in box), mask)
+
+
+def _core_color(pixels: np.ndarray, mask: np.ndarray) -> tuple[str, float]:
+    """Colour and purity under a mask, without its anti-aliased edge, whose blends name wrong colours."""
+    core = binary_erosion(mask)
+    return _color_of(pixels[core if core.sum() >= MIN_CORE_PX else mask])
 
 
 def _confidence(quality: float) -> float:

@@ -1,0 +1,153 @@
+"""Owns the shapes world's judges: the same protocols as Mask2Former, CLIP and a VQA model fulfil for real sources.
+
+Convention: images may have any size; the detector looks at 64x64, and boxes and masks are scaled back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from l2p.evaluation.judges.base import Detection, ObjectJudge, UnjudgeableImage
+from l2p.shapes import detector, questions, render, world
+from l2p.shapes.questions import BackgroundQuestion, ColorQuestion, CountQuestion, EntityQuestion, parse
+from l2p.shapes.world import COLORS, QUADRANTS, SHAPES, SIZE_PX
+
+PRESENT_SCORE = 0.3  # an answer speaks of objects more certain than this, as GenEval does
+PLACE_MARGIN = 0.08  # of the side: closer to the middle line than this is neither left nor right
+BACKGROUND_TOLERANCE = 35.0  # Euclidean RGB distance; the nearest two backgrounds are 47 apart
+
+
+class ShapesDetector:
+    """Shapes with boxes, masks and confidence."""
+
+    name = "shapes"
+    labels = frozenset(SHAPES)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the code that decides."""
+        return _code_digest()
+
+    def detect(self, image: np.ndarray) -> list[Detection]:
+        """All shapes of uint8 RGB [H, W, 3].
+
+        Raises:
+            UnjudgeableImage: not an RGB image.
+        """
+        _check_rgb(image)
+        height, width = image.shape[:2]
+        scale = np.array([width, height, width, height]) / SIZE_PX
+        found = []
+        for shape in detector.detect(image):
+            x0, y0, x1, y1 = (float(value) for value in np.array(shape.box) * scale)
+            found.append(Detection(shape.shape, shape.score, (x0, y0, x1, y1), _resize(shape.mask, (height, width))))
+        return found
+
+
+class ShapesColorClassifier:
+    """The palette colour that most pixels of a mask are nearest to."""
+
+    name = "shapes"
+    colors = frozenset(COLORS)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the code that decides."""
+        return _code_digest()
+
+    def classify(self, image: np.ndarray, detections: Sequence[Detection]) -> list[str]:
+        """One colour per detection; each needs a mask."""
+        return [detector.color_in(image, _mask_of(image, detection)) for detection in detections]
+
+
+class ShapesQuestionAnswerer:
+    """Answers the questions of `l2p.shapes.questions` from what the detector sees."""
+
+    name = "shapes"
+
+    def __init__(self) -> None:
+        """A tile is asked a dozen questions in a row, so the last image's detections are kept."""
+        self._image: np.ndarray | None = None
+        self._shapes: list[detector.Detection] = []
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the code that decides."""
+        return _code_digest()
+
+    def answer(self, image: np.ndarray, question: str) -> str:
+        """ "yes" or "no".
+
+        Raises:
+            EvaluationError: the question is not of this world.
+            UnjudgeableImage: not an RGB image.
+        """
+        _check_rgb(image)
+        return "yes" if self._holds(image, parse(question)) else "no"
+
+    def _holds(self, image: np.ndarray, question: questions.Question) -> bool:
+        if isinstance(question, BackgroundQuestion):
+            return detector.background_distance(image, question.background) < BACKGROUND_TOLERANCE
+        shapes = self._look(image)
+        if isinstance(question, CountQuestion):
+            return len(shapes) == question.count
+        named = [shape for shape in shapes if shape.shape == question.shape]
+        if isinstance(question, EntityQuestion):
+            return bool(named)
+        if isinstance(question, ColorQuestion):
+            return bool(named) and named[0].color == question.color
+        if question.color is not None:
+            named = [shape for shape in named if shape.color == question.color]
+        return bool(named) and _is_in(named[0], question.quadrant)
+
+    def _look(self, image: np.ndarray) -> list[detector.Detection]:
+        """Shapes that count as present, best first: "the circle" is the most certain one."""
+        if self._image is None or not np.array_equal(self._image, image):
+            self._image = image.copy()
+            self._shapes = [shape for shape in detector.detect(image) if shape.score > PRESENT_SCORE]
+        return self._shapes
+
+
+def object_judge(device: str) -> ObjectJudge:
+    """GenEval's judge for this world; it needs no accelerator."""
+    return ObjectJudge(ShapesDetector(), ShapesColorClassifier())
+
+
+def question_judge(device: str) -> ShapesQuestionAnswerer:
+    """DPG-Bench's judge for this world; it needs no accelerator."""
+    return ShapesQuestionAnswerer()
+
+
+def _is_in(shape: detector.Detection, quadrant: str) -> bool:
+    """Whether the centre lies on the quadrant's side of both middle lines, clear of them."""
+    middle = SIZE_PX / 2
+    towards = np.sign(np.array(QUADRANTS[quadrant]) - middle)
+    return bool(((np.array(shape.center) - middle) * towards > PLACE_MARGIN * SIZE_PX).all())
+
+
+def _check_rgb(image: np.ndarray) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise UnjudgeableImage(f"expected a uint8 RGB image [H, W, 3], got {image.dtype} {list(image.shape)}.")
+
+
+def _mask_of(image: np.ndarray, detection: Detection) -> np.ndarray:
+    if detection.mask is None or detection.mask.shape != image.shape[:2]:
+        raise UnjudgeableImage(f"the {detection.label} at {detection.box} has no mask of the image's size.")
+    return detection.mask
+
+
+def _resize(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if mask.shape == size:
+        return mask
+    image = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.NEAREST)) > 0
+
+
+def _code_digest() -> str:
+    files = [str(module.__file__) for module in (world, render, detector, questions)] + [__file__]
+    return hashlib.sha256(b"".join(Path(name).read_bytes() for name in files)).hexdigest()
