@@ -6,10 +6,7 @@ Nothing heavy is imported here: each command imports what it runs.
 from __future__ import annotations
 
 import errno
-import logging
-import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -19,24 +16,10 @@ from l2p import __version__
 from l2p.commands import doctor, explain, generate, models, stages, summary
 from l2p.config import PARAMS_FILE
 from l2p.errors import L2PError
+from l2p.quiet import quiet_third_parties
 
 USER_MISTAKE = 2
 INTERRUPTED = 130
-
-# What third parties report home, and settings that only differ from their defaults in being quiet.
-ENVIRONMENT = {
-    "DO_NOT_TRACK": "1",
-    "DVC_NO_ANALYTICS": "1",
-    "GX_ANALYTICS_ENABLED": "false",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-# Loggers whose INFO lines a user of l2p cannot act on; their warnings that mean something still come through.
-QUIET_LOGGERS = ("alembic", "great_expectations", "matplotlib", "mlflow", "torch.distributed", "DeepSpeed", "deepspeed")
-# (category, module): warnings about a library's own future, seen by its users only because Python shows them.
-QUIET_WARNINGS = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
 
 # OSErrors that are the machine's state and not our fault: what to say of each.
 _OS_PROBLEMS = {
@@ -83,7 +66,7 @@ for module in (generate, models, summary, explain, doctor):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0, 2 for a user's mistake, 130 when interrupted."""
-    _set_environment()
+    quiet_third_parties()
     try:
         sys.exit(app(arguments, prog_name="l2p", standalone_mode=False) or 0)
     except L2PError as error:
@@ -102,17 +85,6 @@ def main(arguments: list[str] | None = None) -> None:
 def _fail(message: str) -> None:
     typer.echo(f"error: {' '.join(message.split())}", err=True)
     sys.exit(USER_MISTAKE)
-
-
-def _set_environment() -> None:
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    for logger in QUIET_LOGGERS:
-        logging.getLogger(logger).setLevel(logging.WARNING)
-    if not sys.warnoptions:
-        for category in QUIET_WARNINGS:
-            warnings.simplefilter("ignore", category)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ MIN_FREE_GIB = 5  # room for a demo: corpus, cache, checkpoints and the MLflow s
 MIN_MEMORY_GIB = 4
 PYTHON = ((3, 11), (3, 13))  # from, below
 SHOWN = ("torch", "diffusers", "transformers", "deepspeed", "dvc", "mlflow", "prefect", "great-expectations")
-_INSTALL = 'run `pip install -e ".[dev]"` in the environment'
+_INSTALL = "run `make .venv/installed`, or pip install -e . in your own environment"
 
 
 def stack() -> Iterator[Finding]:
@@ -108,13 +108,14 @@ def _at_least(what: str, gib: float, wanted_gib: float, rest: str) -> Finding:
 
 
 def _source(params: Params) -> Finding:
-    if not Path(params.source.path).is_dir():
-        return Finding("source", f"{params.source.path}@{params.source.revision or '?'}, from the Hugging Face hub")
-    if not (Path(params.source.path) / "model_index.json").is_file():
-        step = "give source.path a folder in diffusers layout; `git checkout sources` restores the embedded one"
-        return Finding("source", f"{params.source.path}: no model_index.json", BROKEN, step)
+    path, revision = Path(params.source.path), params.source.revision
     pinned = "pinned" if Layout.source.is_file() else "not pinned yet (`l2p source`)"
-    return Finding("source", f"{params.source.path}, {pinned}")
+    if (path / "model_index.json").is_file():
+        return Finding("source", f"{path}, {pinned}")
+    if revision is not None and not path.is_dir():
+        return Finding("source", f"{path}@{revision} of the Hugging Face hub, {pinned}")
+    step = "give source.path a folder in diffusers layout; `git checkout sources` restores the embedded one"
+    return Finding("source", f"{path}: no model_index.json", BROKEN, step)
 
 
 def _git() -> Finding:

@@ -19,7 +19,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def summary() -> None:
-    """Print scores, retention, speed and the registered model of the last run."""
+    """Print the figures of the last run and the registered model."""
     from rich.console import Console
 
     figures = read_json(Layout.summary, written_by="dvc repro")
