@@ -234,6 +234,7 @@ class Layout:
     pixel = Path("models/pixel")
     checkpoints = Path("models/checkpoints")
     training = Path("reports/training")
+    benchmarks = Path("data/benchmarks")
     geneval = Path("reports/geneval")
     dpg = Path("reports/dpg")
     efficiency = Path("reports/efficiency.json")

@@ -132,7 +132,9 @@ def load_dpg(data: str, folder: Path) -> DpgData:
     prompts = {item_id: path.parent / "prompts" / f"{item_id}.txt" for item_id in questions}
     for item_id, prompt in prompts.items():
         if not prompt.is_file():
-            raise MissingFileError(f"{prompt}: not found, but {path} asks about item {item_id!r}. Restore the prompt file.")
+            raise MissingFileError(
+                f"{prompt}: not found, but {path} asks about item {item_id!r}. Restore the prompt file."
+            )
     items = tuple(
         DpgItem(item_id, prompts[item_id].read_text(encoding="utf-8").strip(), tuple(questions[item_id]))
         for item_id in questions
@@ -146,7 +148,9 @@ def _locate(data: str, named: dict[str, str], folder: Path, param: str) -> Path:
         written: Path = resolve_name(named[data])(folder)
         return written
     if not Path(data).is_file():
-        raise MissingFileError(f"{param} = {data!r}: no such file, and not one of the built-in sets ({', '.join(named)}).")
+        raise MissingFileError(
+            f"{param} = {data!r}: no such file, and not one of the built-in sets ({', '.join(named)})."
+        )
     return Path(data)
 
 
@@ -198,7 +202,9 @@ def _check_keys(raw: Any, required: set[str], optional: set[str], where: str) ->
     if missing := sorted(required - set(raw)):
         raise EvaluationError(f"{where}: `{missing[0]}` is missing.")
     if unknown := sorted(set(raw) - required - optional):
-        raise EvaluationError(f"{where}: unknown key `{unknown[0]}`; expected {', '.join(sorted(required | optional))}.")
+        raise EvaluationError(
+            f"{where}: unknown key `{unknown[0]}`; expected {', '.join(sorted(required | optional))}."
+        )
 
 
 def _dpg_questions(path: Path) -> dict[str, list[DpgQuestion]]:
@@ -234,7 +240,9 @@ def _dpg_question(row: dict[str, str | None], number: int, where: str) -> tuple[
     values = {column: str(row[column]).strip() for column in DPG_COLUMNS}
     own, *more = _numbers(values["proposition_id"], f"{where}, column `proposition_id`")
     if more:
-        raise EvaluationError(f"{where}, column `proposition_id`: expected one number, found {values['proposition_id']!r}.")
+        raise EvaluationError(
+            f"{where}, column `proposition_id`: expected one number, found {values['proposition_id']!r}."
+        )
     parents = _numbers(values["dependency"], f"{where}, column `dependency`")
     parents = tuple(parent for parent in parents if parent != NO_PARENT)
     return values["item_id"], DpgQuestion(own, parents, values["tuple"], values["question_natural_language"], number)
@@ -247,9 +255,7 @@ def _numbers(text: str, where: str) -> tuple[int, ...]:
         raise EvaluationError(f"{where}: {text!r} is not a whole number or a comma list of them.") from error
 
 
-def _check_dependencies(
-    path: Path, questions: dict[str, list[DpgQuestion]], lines: dict[tuple[str, int], int]
-) -> None:
+def _check_dependencies(path: Path, questions: dict[str, list[DpgQuestion]], lines: dict[tuple[str, int], int]) -> None:
     for item_id, asked in questions.items():
         numbers = {question.number for question in asked}
         for question in asked:

@@ -42,6 +42,19 @@ class ImageFile:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """How the images of one file lie in it: `count` images of one size, two columns (one image: itself), row by row."""
+
+    count: int
+    height_px: int
+    width_px: int
+
+    def corners(self) -> Iterator[tuple[int, int]]:
+        """Top left corner (y, x) of each image."""
+        return ((n // 2 * self.height_px, n % 2 * self.width_px) for n in range(self.count))
+
+
+@dataclass(frozen=True)
 class DrawingCard:
     """What an image depends on besides prompt and seed."""
 
@@ -87,7 +100,9 @@ def dpg_files(folder: Path, prompts: dict[str, str], *, images_per_prompt: int, 
         EvaluationError: more images than a 2 x 2 grid holds.
     """
     if images_per_prompt > MAX_GRID_TILES:
-        raise EvaluationError(f"dpg.images_per_prompt = {images_per_prompt}: a DPG grid holds at most {MAX_GRID_TILES}.")
+        raise EvaluationError(
+            f"dpg.images_per_prompt = {images_per_prompt}: a DPG grid holds at most {MAX_GRID_TILES}."
+        )
     return [
         ImageFile(
             folder / f"{item_id}.png",
@@ -130,7 +145,7 @@ def draw_missing(
 
 
 def remove_leftovers(folder: Path, files: Sequence[ImageFile]) -> int:
-    """Delete images of an earlier, other prompt set from `folder` (only PNGs with our card): official tools read them all."""
+    """Delete images of another prompt set from `folder` (only PNGs with our card): official tools read them all."""
     wanted = {file.path for file in files}
     leftovers = [path for path in folder.rglob("*.png") if path not in wanted and _read_card(path) is not None]
     for path in leftovers:
@@ -152,19 +167,19 @@ def write_image(file: ImageFile, image: np.ndarray, card: DrawingCard) -> None:
 
 
 def join_tiles(tiles: Sequence[np.ndarray]) -> np.ndarray:
-    """One image as it is; several, each [H, W, 3], as a grid of two columns, row by row, black where there is none."""
+    """One image as it is; several, each [H, W, 3], as a `Grid`, black where there is none."""
     if len(tiles) == 1:
         return tiles[0]
     height, width = tiles[0].shape[:2]
-    grid = np.zeros((height * -(-len(tiles) // 2), width * 2, 3), dtype=np.uint8)
-    for tile, (y, x) in zip(tiles, _corners(len(tiles), height, width), strict=True):
-        grid[y : y + height, x : x + width] = tile
-    return grid
+    joined = np.zeros((height * -(-len(tiles) // 2), width * 2, 3), dtype=np.uint8)
+    for tile, (y, x) in zip(tiles, Grid(len(tiles), height, width).corners(), strict=True):
+        joined[y : y + height, x : x + width] = tile
+    return joined
 
 
-def split_tiles(grid: np.ndarray, count: int, *, height_px: int, width_px: int) -> list[np.ndarray]:
+def split_tiles(joined: np.ndarray, grid: Grid) -> list[np.ndarray]:
     """Inverse of `join_tiles`."""
-    return [grid[y : y + height_px, x : x + width_px] for y, x in _corners(count, height_px, width_px)]
+    return [joined[y : y + grid.height_px, x : x + grid.width_px] for y, x in grid.corners()]
 
 
 class PipelinePainter:
@@ -219,10 +234,6 @@ class PipelinePainter:
 
 def _takes_embeddings(pipeline: Any) -> bool:
     return isinstance(pipeline, L2PPipeline) or type(getattr(pipeline, "transformer", None)).__name__ in ADAPTERS
-
-
-def _corners(count: int, height: int, width: int) -> Iterator[tuple[int, int]]:
-    return ((n // 2 * height, n % 2 * width) for n in range(count))
 
 
 def _card_of(file: ImageFile, card: DrawingCard) -> dict[str, Any]:

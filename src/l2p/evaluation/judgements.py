@@ -1,4 +1,4 @@
-"""Owns what a judge said: a resumable store of its answers, reading images for it, and counting what it could not judge."""
+"""Owns what a judge said: a resumable store of its answers, and counting the images that it could not judge."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ class JudgementStore:
                 row = json.loads(line)
                 self._known[row["key"]] = row["answer"]
             except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise EvaluationError(f"{self._path}, line {number}: not a stored judgement. Delete the file.") from error
+                raise EvaluationError(
+                    f"{self._path}, line {number}: not a stored judgement. Delete the file."
+                ) from error
         if unfinished:
             self._path.write_text(whole + "\n" if whole else "", encoding="utf-8")
 

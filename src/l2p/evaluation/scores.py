@@ -1,7 +1,7 @@
 """Owns how a score is stored: its card, its 95 % interval, and the retention of a converted model.
 
-Intervals are percentile bootstraps over PROMPTS (images of one prompt are not independent), within each stratum (a GenEval
-tag) when there are several. Retention resamples the same prompts for both models (a paired bootstrap).
+Intervals are percentile bootstraps over PROMPTS (images of one prompt are not independent), within each stratum (a
+GenEval tag) when there are several. Retention resamples the same prompts for both models (a paired bootstrap).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ COMPARABLE_FIELDS = (
 class ScoreCard:
     """Everything one must know to compare or repeat a score; it is stored with every score.
 
-    `model` holds name ("source" or "pixel") and digest, `sampler` steps, guidance scale and shift, `judge` name and digest.
-    `dropped` lists items that the protocol itself loses (official DPG), `failures` what the judge could not look at.
+    `model` holds name ("source" or "pixel") and digest, `sampler` steps, guidance scale and shift, `judge` name and
+    digest. `failures` lists what the judge could not look at, `dropped` what the protocol itself loses (official DPG).
     """
 
     benchmark: str
@@ -136,7 +136,9 @@ def retention(source: PromptScores, pixel: PromptScores, *, seed: int = BOOTSTRA
         EvaluationError: no common prompt.
     """
     common = [prompt for prompt in source.values if prompt in pixel.values]
-    both = [PromptScores({prompt: scores.values[prompt] for prompt in common}, source.strata) for scores in (source, pixel)]
+    both = [
+        PromptScores({prompt: scores.values[prompt] for prompt in common}, source.strata) for scores in (source, pixel)
+    ]
     old, new = both[0].overall(), both[1].overall()
     value = new / old if old > 0 else None
     return Retention(old, new, value, _retention_interval(both[0], both[1], seed), len(common))

@@ -81,7 +81,7 @@ class ShapesQuestionAnswerer:
         return _code_digest()
 
     def answer(self, image: np.ndarray, question: str) -> str:
-        """ "yes" or "no".
+        """Answer "yes" or "no".
 
         Raises:
             EvaluationError: the question is not of this world.

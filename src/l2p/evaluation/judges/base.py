@@ -91,7 +91,7 @@ class QuestionAnswerer(Protocol):
         ...
 
     def answer(self, image: np.ndarray, question: str) -> str:
-        """ "yes", "no", or whatever the model says; only exactly "yes" scores.
+        """Answer "yes", "no", or whatever the model says; only exactly "yes" scores.
 
         Raises:
             EvaluationError: the question cannot be understood.
