@@ -1,0 +1,100 @@
+"""Owns what a registration run records beside the model: parameters, curves, figures, samples, reports and digests."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from l2p.config import Layout, Params
+from l2p.errors import DataError
+from l2p.registry.gate import scores_of
+from l2p.registry.lineage import MODELS, SCORES, Lineage
+from l2p.registry.store import Dataset, MetricPoint, Store
+
+LINEAGE_FILE = "lineage.json"
+
+_STEP = "step"
+
+
+def log_evidence(store: Store, run_id: str, *, params: Params, summary: Mapping[str, Any], lineage: Lineage) -> None:
+    """Log everything a reader of the run needs to judge the model.
+
+    Args:
+        store: where to.
+        run_id: of the run.
+        params: of the project.
+        summary: scores and efficiency, as the report wrote them.
+        lineage: of the model.
+    """
+    store.log_params(run_id, params.model_dump(mode="json", by_alias=True))
+    store.log_metrics(run_id, [*curves(Layout.training / "curves.csv"), *_figures(summary)])
+    store.log_datasets(run_id, datasets(lineage))
+    store.log_json(run_id, lineage.to_json(), LINEAGE_FILE)
+    for path, folder in _files():
+        store.log_file(run_id, path, folder)
+
+
+def curves(path: Path) -> Iterator[MetricPoint]:
+    """Every number of the training curves as a metric at its step.
+
+    Raises:
+        DataError: a row has no step, or a value is no number.
+    """
+    if not path.is_file():
+        return
+    with path.open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            try:
+                step = int(float(row.pop(_STEP)))
+                points = [MetricPoint.now(f"train.{name}", float(value), step) for name, value in row.items() if value]
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(
+                    f"{path}: row {row} is no row of curves ({error}). Run `dvc repro -f -s train`."
+                ) from error
+            yield from (point for point in points if not math.isnan(point.value))
+
+
+def datasets(lineage: Lineage) -> list[Dataset]:
+    """The data of a lineage as inputs of a run."""
+    inputs = lineage.inputs
+    return [
+        Dataset("source", inputs["source"]["digest"], str(Layout.source), "source"),
+        Dataset("prompts", inputs["prompts"], str(Layout.prompts_table), "corpus"),
+        Dataset("corpus", inputs["corpus"]["digest"], str(Layout.corpus), "corpus"),
+        Dataset("manifest", inputs["manifest"], str(Layout.manifest), "training"),
+        Dataset("embeddings", inputs["embeddings"]["tokens.safetensors"], str(Layout.embeddings), "training"),
+    ]
+
+
+def _figures(summary: Mapping[str, Any]) -> list[MetricPoint]:
+    named: dict[str, Any] = {}
+    for benchmark, score in scores_of(summary).items():
+        named |= {f"{benchmark}.{name}": score[name] for name in ("source", "pixel", "retention")}
+        low, high = score["interval"] or (None, None)
+        named |= {f"{benchmark}.retention_low": low, f"{benchmark}.retention_high": high}
+    return [MetricPoint.now(name, value, 0) for name, value in named.items() if value is not None]
+
+
+def _files() -> Iterator[tuple[Path, str]]:
+    """(file, artifact folder) of everything that is there."""
+    candidates = [
+        (Path("params.yaml"), "project"),
+        (Path("dvc.yaml"), "project"),
+        (Layout.source, "project"),
+        (Layout.training / "curves.csv", "training"),
+        (Layout.training / "result.json", "training"),
+        *((path, "training/samples") for path in sorted((Layout.training / "samples").glob("*.png"))),
+        (Layout.validation / "result.json", "validation"),
+        *(
+            (folder / model / SCORES, f"{folder.name}/{model}")
+            for folder in (Layout.geneval, Layout.dpg)
+            for model in MODELS
+        ),
+        (Layout.efficiency, "reports"),
+        (Layout.comparison, "reports"),
+        (Layout.report, "reports"),
+    ]
+    yield from ((path, folder) for path, folder in candidates if path.is_file())

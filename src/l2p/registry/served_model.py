@@ -1,0 +1,101 @@
+"""Owns the model as MLflow serves it: prompts in, PNG images out. MLflow executes this file ("models from code").
+
+A row is a `prompt` and, if wanted, a `seed`; the answer holds one base64 PNG per row. The file travels inside the
+logged model, with the delta beside it; the source model that the delta needs stays where its pin says.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from l2p.registry.store import load_mlflow
+
+BATCH_SIZE = 16
+
+_mlflow = load_mlflow()
+_PythonModel: Any = _mlflow.pyfunc.PythonModel
+
+
+class ServedModel(_PythonModel):
+    """A pixel model behind MLflow's `predict`."""
+
+    def load_context(self, context: Any) -> None:  # MLflow looks for an argument of exactly this name
+        """Load the pipeline with the loader named in the model's configuration ("module:function")."""
+        settings = context.model_config
+        module, function = settings["loader"].split(":")
+        load = getattr(importlib.import_module(module), function)
+        self.pipeline = load(context.artifacts["delta"], device=_device(settings["device"]), dtype=settings["dtype"])
+
+    # MLflow takes a hint on `model_input` for a schema of its own; the signature is the schema here.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """Draw one image per row.
+
+        Args:
+            context: unused.
+            model_input: a data frame with `prompt` and optionally `seed`, a list of such mappings, or of prompts.
+                Without a seed, row i has seed i.
+            params: height_px, width_px, num_steps, guidance_scale; defaults are in the model's signature.
+
+        Raises:
+            ValueError: parameters are missing, or the model puts out numbers that are not finite.
+        """
+        if params is None:
+            raise ValueError("params is None: expected height_px, width_px, num_steps and guidance_scale.")
+        rows = as_rows(model_input)
+        images: list[str] = []
+        for start in range(0, len(rows), BATCH_SIZE):
+            images += self._draw(rows[start : start + BATCH_SIZE], params)
+        return images
+
+    def _draw(self, rows: list[tuple[str, int]], params: Mapping[str, Any]) -> list[str]:
+        import numpy as np
+        import torch
+
+        pixels_BHWC = self.pipeline(
+            [prompt for prompt, _ in rows],
+            height=int(params["height_px"]),
+            width=int(params["width_px"]),
+            num_inference_steps=int(params["num_steps"]),
+            guidance_scale=float(params["guidance_scale"]),
+            generator=[torch.Generator().manual_seed(seed) for _, seed in rows],
+            output_type="np",
+        ).images
+        if not np.isfinite(pixels_BHWC).all():
+            raise ValueError("the model put out numbers that are not finite; its weights are damaged.")
+        return [_png_base64(pixels_HWC) for pixels_HWC in (pixels_BHWC * 255).round().astype(np.uint8)]
+
+
+def as_rows(model_input: Any) -> list[tuple[str, int]]:
+    """(prompt, seed) of each row of a data frame, of mappings, or of plain prompts."""
+    records: Sequence[Any] = model_input.to_dict("records") if hasattr(model_input, "to_dict") else list(model_input)
+    rows = []
+    for index, record in enumerate(records):
+        if isinstance(record, str):
+            rows.append((record, index))
+            continue
+        seed = record.get("seed")
+        rows.append((str(record["prompt"]), index if seed is None or seed != seed else int(seed)))
+    return rows
+
+
+def _png_base64(pixels_HWC: Any) -> str:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels_HWC).save(stream, format="PNG")
+    return base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+_mlflow.models.set_model(ServedModel())
