@@ -27,7 +27,7 @@ class Recipe:
     vae_renders: int = 20_000
     vae_steps: int = 2_500
     renders: int = 40_000
-    steps: int = 6_000
+    steps: int = 4_000
     data_seed: int = 1
     vae_seed: int = 8
     denoiser_seed: int = 3
