@@ -55,7 +55,8 @@ def decide(
         thresholds: smallest retentions.
         champion: scores of the present champion, if there is one.
     """
-    passed, reasons = True, []
+    passed = True
+    reasons: list[str] = []
     for name, title in TITLES.items():
         reached, reason = _reaches(title, scores[name], getattr(thresholds, name))
         passed, reasons = passed and reached, [*reasons, reason]

@@ -10,7 +10,6 @@ import importlib.metadata
 import io
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,12 +81,7 @@ def log_model(store: Store, run_id: str, delta: Path, drawing: Drawing) -> str:
     """
     mlflow = load_mlflow()
     mlflow.set_tracking_uri(store.tracking_uri)
-    with (
-        registry_errors("logging the model"),
-        _without_advice(),
-        _staged(delta) as folder,
-        mlflow.start_run(run_id=run_id),
-    ):
+    with registry_errors("logging the model"), _staged(delta) as folder, mlflow.start_run(run_id=run_id):
         info = mlflow.pyfunc.log_model(
             name=LOGGED_NAME,
             python_model=str(_CODE),
@@ -110,8 +104,7 @@ def load_and_draw(source: str, drawing: Drawing, *, tracking_uri: str) -> np.nda
     mlflow = load_mlflow()
     mlflow.set_tracking_uri(tracking_uri)
     try:
-        with _without_advice():
-            served = mlflow.pyfunc.load_model(source)
+        served = mlflow.pyfunc.load_model(source)
         (image,) = served.predict([drawing.row], params=drawing.params)
     except Exception as error:  # whatever happens inside a foreign model file means the same: it cannot be used
         raise RegistryError(f"{source}: does not load and draw ({' '.join(str(error).split())[:400]}).") from error
@@ -123,14 +116,6 @@ def load_and_draw(source: str, drawing: Drawing, *, tracking_uri: str) -> np.nda
             f"{source}: drew one flat colour (contrast {pixels.std():.2f}). Look at the training curves."
         )
     return pixels
-
-
-@contextmanager
-def _without_advice() -> Iterator[None]:
-    """Without MLflow's advice to use type hints for a schema: the signature is the schema."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.pyfunc")
-        yield
 
 
 @contextmanager

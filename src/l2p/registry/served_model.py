@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import importlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+import pandas as pd
 
 from l2p.registry.store import load_mlflow
 
@@ -30,14 +32,12 @@ class ServedModel(_PythonModel):
         load = getattr(importlib.import_module(module), function)
         self.pipeline = load(context.artifacts["delta"], device=_device(settings["device"]), dtype=settings["dtype"])
 
-    # MLflow takes a hint on `model_input` for a schema of its own; the signature is the schema here.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> list[str]:
         """Draw one image per row.
 
         Args:
             context: unused.
-            model_input: a data frame with `prompt` and optionally `seed`, a list of such mappings, or of prompts.
-                Without a seed, row i has seed i.
+            model_input: a data frame with `prompt` and optionally `seed`. Without a seed, row i has seed i.
             params: height_px, width_px, num_steps, guidance_scale; defaults are in the model's signature.
 
         Raises:
@@ -69,17 +69,12 @@ class ServedModel(_PythonModel):
         return [_png_base64(pixels_HWC) for pixels_HWC in (pixels_BHWC * 255).round().astype(np.uint8)]
 
 
-def as_rows(model_input: Any) -> list[tuple[str, int]]:
-    """(prompt, seed) of each row of a data frame, of mappings, or of plain prompts."""
-    records: Sequence[Any] = model_input.to_dict("records") if hasattr(model_input, "to_dict") else list(model_input)
-    rows = []
-    for index, record in enumerate(records):
-        if isinstance(record, str):
-            rows.append((record, index))
-            continue
-        seed = record.get("seed")
-        rows.append((str(record["prompt"]), index if seed is None or seed != seed else int(seed)))
-    return rows
+def as_rows(model_input: pd.DataFrame) -> list[tuple[str, int]]:
+    """(prompt, seed) of each row."""
+    seeds = pd.Series(range(len(model_input)))
+    if "seed" in model_input:
+        seeds = model_input["seed"].reset_index(drop=True).fillna(seeds)
+    return [(str(prompt), int(seed)) for prompt, seed in zip(model_input["prompt"], seeds, strict=True)]
 
 
 def _png_base64(pixels_HWC: Any) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ARTIFACTS = Path("mlruns")
 
-_LOCAL_SCHEME = "sqlite"
+_LOCAL_SCHEME = "sqlite:///"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # local files are there before a bar is drawn
@@ -45,6 +45,22 @@ def load_mlflow() -> Any:
     for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     return mlflow
+
+
+def absolute_uri(tracking_uri: str) -> str:
+    """A SQLite address relative to the working directory as an absolute one, any other unchanged.
+
+    MLflow keeps connections by address, so a relative one would go on meaning the directory in which it was first used.
+    """
+    path = tracking_uri.removeprefix(_LOCAL_SCHEME)
+    if path == tracking_uri or not path or path.startswith(":"):
+        return tracking_uri
+    return f"{_LOCAL_SCHEME}{Path(path).resolve()}"
+
+
+def open_client(tracking_uri: str) -> MlflowClient:
+    """Client of the store at an absolute address, for runs and for registered models."""
+    return load_mlflow().MlflowClient(tracking_uri, registry_uri=tracking_uri)
 
 
 @contextmanager
@@ -82,11 +98,10 @@ class Store:
         Raises:
             RegistryError: the store cannot be reached.
         """
-        mlflow = load_mlflow()
-        self.tracking_uri = tracking_uri
+        self.tracking_uri = absolute_uri(tracking_uri)
         self.experiment = experiment
         with registry_errors(f"opening {tracking_uri}"):
-            self.client: MlflowClient = mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
+            self.client: MlflowClient = open_client(self.tracking_uri)
             self.experiment_id = self._experiment_id()
 
     def _experiment_id(self) -> str:
@@ -198,11 +213,8 @@ class Store:
 
     def fetch(self, run_id: str, name: str) -> Path:
         """Path of an artifact; a local store hands out its own file, a remote one a copy."""
-        mlflow = load_mlflow()
         with registry_errors(f"reading {name} of run {run_id}"):
-            return Path(
-                mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, tracking_uri=self.tracking_uri)
-            )
+            return Path(self.client.download_artifacts(run_id, name))
 
 
 @dataclass(frozen=True)

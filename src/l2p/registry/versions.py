@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from l2p.errors import RegistryError
-from l2p.registry.store import load_mlflow, registry_errors
+from l2p.registry.store import absolute_uri, load_mlflow, open_client, registry_errors
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 
@@ -55,9 +55,9 @@ class ModelRegistry:
         Raises:
             RegistryError: it cannot be reached.
         """
-        self.tracking_uri = tracking_uri
+        self.tracking_uri = absolute_uri(tracking_uri)
         with registry_errors(f"opening {tracking_uri}"):
-            self._client: Any = load_mlflow().MlflowClient(tracking_uri, registry_uri=tracking_uri)
+            self._client = open_client(self.tracking_uri)
 
     def resolve(self, reference: str) -> ModelVersion:
         """The version that `NAME@ALIAS` or `NAME/VERSION` names.
@@ -105,11 +105,12 @@ class ModelRegistry:
 
     def create(self, name: str, *, source: str, run_id: str, tags: Mapping[str, str], description: str) -> ModelVersion:
         """Register the logged model `source`; returns its new version, without aliases."""
-        from_run = {"source": source, "run_id": run_id, "tags": dict(tags), "description": description}
         with registry_errors(f"registering {name}"):
             if not self._client.search_registered_models(f"name='{name}'"):
                 self._client.create_registered_model(name)
-            return _version(self._client.create_model_version(name, **from_run), {})
+            return _version(
+                self._client.create_model_version(name, source, run_id, tags=dict(tags), description=description), {}
+            )
 
     def set_tag(self, version: ModelVersion, key: str, value: str) -> None:
         """Tag a version."""
