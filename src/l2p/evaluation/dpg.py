@@ -1,10 +1,10 @@
 """Owns DPG-Bench: asking the question graph of each image, zeroing what depends on a "no", and the score.
 
 `fixed` scores what the benchmark means. `official` keeps the faults of the published script (ELLA,
-compute_dpg_bench.py) as far as they concern scores, for comparison with published numbers: the first row of the table is
-skipped, an item that fails (also one whose parent question was on that row) is left out of the mean, and category scores
-only see the last image of each item. Its other faults (category scores that vary with the number of GPUs, strange files
-in the folder being read) do not arise here.
+compute_dpg_bench.py) as far as they concern scores, for comparison with published numbers: the first row of the table
+is skipped, an item that fails (also one whose parent question was on that row) is left out of the mean, and category
+scores only see the last image of each item. Its other faults (category scores that vary with the number of GPUs, any
+file in the folder being read) do not arise here.
 """
 
 from __future__ import annotations

@@ -95,11 +95,11 @@ def _canonical(image: np.ndarray) -> np.ndarray:
 def _describe(pixels: np.ndarray, mask: np.ndarray) -> Detection:
     color, purity = _core_color(pixels, mask)
     rows, columns = np.where(mask)
-    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-    aspect = (box[2] - box[0]) / (box[3] - box[1])
-    shape, overlap = _shape_of(mask[box[1] : box[3], box[0] : box[2]])
+    x0, y0, x1, y1 = int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+    aspect = (x1 - x0) / (y1 - y0)
+    shape, overlap = _shape_of(mask[y0:y1, x0:x1])
     quality = overlap * purity if 1 / MAX_ASPECT < aspect < MAX_ASPECT else 0.0
-    return Detection(shape, color, _confidence(quality), tuple(float(v) for v in box), mask)
+    return Detection(shape, color, _confidence(quality), (float(x0), float(y0), float(x1), float(y1)), mask)
 
 
 def _core_color(pixels: np.ndarray, mask: np.ndarray) -> tuple[str, float]:
