@@ -64,7 +64,7 @@ class PixelTransformer(ModelMixin, ConfigMixin):
     def tokens(self, pixels_BCHW: Tensor, sigma_B: Tensor, text: TextInputs) -> Tensor:
         """Token map [B, D, H/P, W/P] of noisy pixels [B, 3, H, W] at sigma [B]."""
         scale = self.config.snr_scale
-        gain = 1 / (1 - sigma_B + scale * sigma_B)
+        gain = (1 / (1 - sigma_B + scale * sigma_B)).to(pixels_BCHW.dtype)
         patches = F.pixel_unshuffle(pixels_BCHW * expand(gain, pixels_BCHW), self.config.patch_size)
         return self.adapter.call(self.dit, patches, shift_sigma(sigma_B, scale), text)
 
