@@ -107,6 +107,7 @@ class TrainParams(Section):
     shift: float = Field(gt=0, description="Time shift of the draw; larger = more noise.")
     min_sigma_weight: float = Field(gt=0, le=1, description="For x0: the loss weight 1/sigma^2 is clamped at this sigma.")
     dtype: Literal["float32", "bfloat16"] = Field(description="Precision of forward and backward passes.")
+    gradient_checkpointing: bool = Field(description="Compute activations twice to hold fewer of them.")
     compile_blocks: bool = Field(description="torch.compile the repeated blocks and the head.")
     num_processes: int = Field(gt=0, description="Training processes on this machine (gloo on CPU).")
     checkpoint_every: int = Field(gt=0, description="Steps between resumable checkpoints.")

@@ -1,0 +1,48 @@
+"""Owns torch.compile for training: each repeated block and the head on its own, one compilation per shape.
+
+Compiling regions instead of the whole model costs one block, not all of them. Shapes are compiled exactly (never "dynamic
+after the second one"), so a resumed run uses the kernels that an uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from l2p.errors import ConfigError
+from l2p.models.pixel_transformer import PixelTransformer
+
+# Caption lengths are padded to multiples of 32: 16 lengths at most, each for a frozen and a trained block.
+MAX_VARIANTS = 64
+
+
+def compile_regions(model: PixelTransformer) -> None:
+    """Let torch.compile take over the repeated blocks and the head at their first use, in place.
+
+    Raises:
+        ConfigError: the source's class does not name its repeated blocks.
+    """
+    names = set(getattr(type(model.dit), "_repeated_blocks", None) or ())
+    blocks = [module for module in model.dit.modules() if type(module).__name__ in names]
+    if not blocks:
+        raise ConfigError(
+            f"train.compile_blocks = true: {type(model.dit).__name__} names no repeated blocks. Set it to false."
+        )
+    torch._dynamo.config.recompile_limit = MAX_VARIANTS
+    torch._dynamo.config.fail_on_recompile_limit_hit = True  # else it goes on uncompiled without a word
+    for module in (*blocks, model.head):
+        _compile(module)
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Nothing is compiled within the block: for the few batches of other sizes that sample grids need."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def _compile(module: nn.Module) -> None:
+    module.compile(dynamic=False)
