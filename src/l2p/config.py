@@ -83,10 +83,18 @@ class ConvertParams(Section):
     patch_size_px: int = Field(gt=0, description="Side of the square RGB patches that become tokens.")
     head: HeadParams
     prediction: Literal["velocity", "x0"] = Field(description="What the head predicts; the paper: velocity.")
-    snr_scale: float = Field(
-        gt=0, le=1, description="s of the noise match: the backbone is told s sigma / (1 - sigma + s sigma); 1 = paper."
+    init: Literal["random", "fitted"] = Field(
+        description="How the new ends start: at random (paper), or fitted by least squares to the source (decision 0003)."
     )
+    calibration_images: int = Field(gt=0, description="For `fitted`: corpus images used by the fit.")
+    ridge: float = Field(gt=0, description="For `fitted`: regularisation of the fit.")
     seed: int = Field(ge=0, description="Seed of the new weights.")
+
+    @model_validator(mode="after")
+    def _a_fit_predicts_the_image(self) -> ConvertParams:
+        if self.init == "fitted" and self.prediction != "x0":
+            raise ValueError("init `fitted` reads the image off the features, so it needs prediction `x0`")
+        return self
 
 
 class TrainParams(Section):

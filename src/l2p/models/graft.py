@@ -12,11 +12,16 @@ from l2p.models.source import SourcePin, load_source_config
 from l2p.models.weights import assign, check_complete, read_folder
 
 
+def source_tensors(pin: SourcePin) -> dict[str, Tensor]:
+    """All weights of the source's transformer, under its own names."""
+    return read_folder(pin.folder / "transformer")
+
+
 def kept_tensors(model: PixelTransformer, pin: SourcePin) -> dict[str, Tensor]:
     """The source's transformer weights under the pixel model's names, without its embedder and its tail."""
     adapter = model.adapter
     dropped = (adapter.source_embedder, *adapter.source_tail(model.config.source_config))
-    tensors = read_folder(pin.folder / "transformer")
+    tensors = source_tensors(pin)
     return {f"dit.{name}": tensor for name, tensor in tensors.items() if not name.startswith(tuple(f"{d}." for d in dropped))}
 
 
@@ -27,7 +32,7 @@ def graft(pin: SourcePin, *, seed: int, **settings: Any) -> PixelTransformer:
     Args:
         pin: the source.
         seed: seed of the new weights.
-        settings: patch_size, head_widths, prediction, snr_scale of `PixelTransformer`.
+        settings: patch_size, head_widths, prediction, snr_scale, pixel_mean, linear_readout of `PixelTransformer`.
 
     Raises:
         ModelError: a tensor of the source is missing, unexpected or mis-shaped.

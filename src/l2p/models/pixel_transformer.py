@@ -19,15 +19,15 @@ from torch.nn import functional as F  # noqa: N812 (the field's name for it)
 from l2p.diffusion.path import expand, velocity_from_x0
 from l2p.diffusion.timesteps import shift_sigma
 from l2p.errors import ModelError
-from l2p.models.adapters import get_adapter
+from l2p.models.adapters import Adapter, get_adapter
 from l2p.models.adapters.base import TextInputs
-from l2p.models.head import DetailerHead
+from l2p.models.head import DetailerHead, LinearReadout
 
 CHANNELS = 3
 
 
 class PixelTransformer(ModelMixin, ConfigMixin):
-    """`dit.*` is the grafted source transformer, `head.*` the detailer head."""
+    """`dit.*` is the grafted source transformer, `head.*` the detailer head, `readout.*` the optional linear readout."""
 
     _supports_gradient_checkpointing = True
 
@@ -40,6 +40,8 @@ class PixelTransformer(ModelMixin, ConfigMixin):
         head_widths: tuple[int, ...] = (64, 128, 256, 512),
         prediction: str = "velocity",
         snr_scale: float = 1.0,
+        pixel_mean: tuple[float, ...] = (0.0, 0.0, 0.0),
+        linear_readout: bool = False,
     ) -> None:
         """Build with random weights; `l2p.models.graft` and `l2p.models.delta` fill them.
 
@@ -51,6 +53,8 @@ class PixelTransformer(ModelMixin, ConfigMixin):
             prediction: what the head puts out, "velocity" or "x0".
             snr_scale: s of the noise match: the backbone is told sigma' with sigma'/(1-sigma') = s sigma/(1-sigma) and
                 its input is scaled by (1-sigma')/(1-sigma). 1 = as in the paper.
+            pixel_mean: mean of the training images per channel in [-1, 1]; its share (1 - sigma) is taken off the input.
+            linear_readout: add a linear map from the tokens to the patches to what the head puts out (decision 0003).
         """
         super().__init__()
         self.adapter = get_adapter(source_class)
@@ -60,18 +64,31 @@ class PixelTransformer(ModelMixin, ConfigMixin):
         self.dit = getattr(diffusers, source_class)(**settings)
         self.adapter.graft(self.dit, self.token_dim)
         self.head = DetailerHead(self.token_dim, tuple(head_widths))
+        self.readout = LinearReadout(self.token_dim, patch_size) if linear_readout else None
+        if linear_readout:  # the head then starts as a correction of nothing
+            torch.nn.init.zeros_(self.head.out_conv.weight)
+            torch.nn.init.zeros_(self.head.out_conv.bias)
+
+    @staticmethod
+    def adapter_of(source_class: str) -> Adapter:
+        """Adapter of a source's transformer class."""
+        return get_adapter(source_class)
 
     def tokens(self, pixels_BCHW: Tensor, sigma_B: Tensor, text: TextInputs) -> Tensor:
         """Token map [B, D, H/P, W/P] of noisy pixels [B, 3, H, W] at sigma [B]."""
         scale = self.config.snr_scale
         gain = (1 / (1 - sigma_B + scale * sigma_B)).to(pixels_BCHW.dtype)
-        patches = F.pixel_unshuffle(pixels_BCHW * expand(gain, pixels_BCHW), self.config.patch_size)
+        mean = pixels_BCHW.new_tensor(self.config.pixel_mean).view(1, -1, 1, 1)
+        centred = pixels_BCHW - expand(1 - sigma_B, pixels_BCHW).to(pixels_BCHW.dtype) * mean
+        patches = F.pixel_unshuffle(centred * expand(gain, pixels_BCHW), self.config.patch_size)
         return self.adapter.call(self.dit, patches, shift_sigma(sigma_B, scale), text)
 
     def predict(self, pixels_BCHW: Tensor, sigma_B: Tensor, text: TextInputs) -> Tensor:
         """What the head puts out, x0 or velocity per `config.prediction`, [B, 3, H, W]."""
         self._check(pixels_BCHW)
-        return self.head(pixels_BCHW, self.tokens(pixels_BCHW, sigma_B, text))
+        tokens_BDhw = self.tokens(pixels_BCHW, sigma_B, text)
+        out = self.head(pixels_BCHW, tokens_BDhw)
+        return out if self.readout is None else out + self.readout(tokens_BDhw)
 
     def forward(self, pixels_BCHW: Tensor, sigma_B: Tensor, text: TextInputs) -> Tensor:
         """Velocity eps - x0 [B, 3, H, W] of noisy pixels [B, 3, H, W] at sigma [B]."""
@@ -91,6 +108,7 @@ class PixelTransformer(ModelMixin, ConfigMixin):
             raise ModelError(f"train.end_blocks = {end_blocks}: the source has {len(blocks)} blocks, so at most half of them.")
         self.requires_grad_(False)
         trained = [self.head, self.dit.get_submodule(self.adapter.embedder)]
+        trained += [] if self.readout is None else [self.readout]
         trained += blocks[:end_blocks] + blocks[len(blocks) - end_blocks :]
         if train_refiners:
             trained += [self.dit.get_submodule(name) for name in self.adapter.refiners]
@@ -101,9 +119,9 @@ class PixelTransformer(ModelMixin, ConfigMixin):
         return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
 
     def new_tensors(self) -> list[str]:
-        """Names of the tensors that the source does not have: the embedder and the head."""
+        """Names of the tensors that the source does not have: the embedder, the head and the readout."""
         prefix = f"dit.{self.adapter.embedder}."
-        return [name for name in self.state_dict() if name.startswith((prefix, "head."))]
+        return [name for name in self.state_dict() if name.startswith((prefix, "head.", "readout."))]
 
     def _check(self, pixels_BCHW: Tensor) -> None:
         multiple = max(self.config.patch_size, 2 ** len(self.config.head_widths))

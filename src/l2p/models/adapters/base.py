@@ -59,6 +59,14 @@ class Adapter:
         """Run the grafted transformer over [B, 3PP, h, w] at `sigma_B` (1 = noise); returns the token map [B, D, h, w]."""
         raise NotImplementedError
 
+    def latent_tokens(self, latents_BChw: Tensor, config: Any) -> Tensor:
+        """Normalised latents [B, C, h, w] -> what the source's own embedder takes, [B, tokens, K]."""
+        raise NotImplementedError
+
+    def source_embedding(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Weight [D, K] and bias [D] of the source's own embedder."""
+        raise NotImplementedError
+
     def encode(self, pipeline: Any, prompts: list[str]) -> list[PromptEmbedding]:
         """Prompt embeddings by the source pipeline's own `encode_prompt`, one dictionary a prompt."""
         raise NotImplementedError

@@ -47,6 +47,17 @@ class ZImageAdapter(Adapter):
         out = transformer(images, 1 - sigma_B, text["cap_feats"], patch_size=1, f_patch_size=1, return_dict=False)[0]
         return torch.stack(list(out)).squeeze(2)
 
+    def latent_tokens(self, latents_BChw: Tensor, config: Any) -> Tensor:
+        """Inside a token (row, column, channel); tokens row-major."""
+        patch = config["all_patch_size"][0]
+        blocks = latents_BChw.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # B C h p w p
+        return blocks.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+    def source_embedding(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Of the first patch size that the source was trained with."""
+        name = min(name for name in tensors if name.startswith(f"{self.source_embedder}.") and name.endswith(".weight"))
+        return tensors[name], tensors[name.removesuffix("weight") + "bias"]
+
     def encode(self, pipeline: Any, prompts: list[str]) -> list[PromptEmbedding]:
         """Qwen3 `hidden_states[-2]` of the chat-templated prompt, [L, D] each, padded no longer than the batch needs.
 
