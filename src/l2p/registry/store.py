@@ -26,6 +26,7 @@ ARTIFACTS = Path("mlruns")
 _LOCAL_SCHEME = "sqlite:///"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # a server that is away costs seconds, not the default's minutes
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # local files are there before a bar is drawn
 }
 _QUIET_LOGGERS = ("mlflow", "alembic")
@@ -143,7 +144,7 @@ class Store:
         """Log parameters, nested mappings under dotted names."""
         from mlflow.entities import Param
 
-        entities = [Param(name, str(value)[:_MAX_PARAM_CHARS]) for name, value in flatten(params).items()]
+        entities = [Param(name, param_text(value)) for name, value in flatten(params).items()]
         with registry_errors("logging parameters"):
             for chunk in _chunks(entities, _MAX_PARAMS_PER_CALL):
                 self.client.log_batch(run_id, params=chunk)
@@ -214,7 +215,8 @@ class Store:
     def fetch(self, run_id: str, name: str) -> Path:
         """Path of an artifact; a local store hands out its own file, a remote one a copy."""
         with registry_errors(f"reading {name} of run {run_id}"):
-            return Path(self.client.download_artifacts(run_id, name))
+            folder = self.client.get_run(run_id).info.artifact_uri
+            return download(f"{folder}/{name}", tracking_uri=self.tracking_uri)
 
 
 @dataclass(frozen=True)
@@ -230,6 +232,16 @@ class MetricPoint:
     def now(cls, name: str, value: float, step: int) -> MetricPoint:
         """A value measured just now."""
         return cls(name, float(value), step, time.time_ns() // 1_000_000)
+
+
+def download(uri: str, *, tracking_uri: str) -> Path:
+    """Path of the artifact at `uri`; a local store hands out its own file or folder, a remote one a copy."""
+    return Path(load_mlflow().artifacts.download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri))
+
+
+def param_text(value: Any) -> str:
+    """A parameter's value as MLflow keeps it."""
+    return str(value)[:_MAX_PARAM_CHARS]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from l2p.errors import RegistryError
 from l2p.files import read_json, write_json
-from l2p.registry.store import MetricPoint, Store, flatten
+from l2p.registry.store import MetricPoint, Store, flatten, param_text
 
 FLUSH_EVERY_S = 2.0
 
@@ -64,7 +64,7 @@ class TrainingRun:
         flat = flatten(params)
         self._store.log_params(self.run_id, {name: value for name, value in flat.items() if name not in known})
         for name, value in flat.items():
-            if name in known and known[name] != str(value):
+            if name in known and known[name] != param_text(value):
                 self._store.client.set_tag(self.run_id, f"changed.{name}", f"{known[name]} -> {value}")
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:

@@ -6,13 +6,13 @@ before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from l2p.errors import RegistryError
-from l2p.registry.store import absolute_uri, load_mlflow, open_client, registry_errors
+from l2p.registry.store import absolute_uri, download, open_client, registry_errors
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 
@@ -84,7 +84,7 @@ class ModelRegistry:
     def all(self, name: str) -> list[ModelVersion]:
         """All versions of a model, newest first; none when there is no such model."""
         with registry_errors(f"listing versions of {name}"):
-            found = list(self._client.search_model_versions(f"name='{name}'"))
+            found = list(self._pages(name))
             aliases = self._aliases(name) if found else {}
         versions = [_version(entity, aliases) for entity in found]
         return sorted(versions, key=lambda version: version.version, reverse=True)
@@ -133,11 +133,16 @@ class ModelRegistry:
 
     def download_delta_of(self, source: str) -> Path:
         """Folder of a logged model's delta; a local store hands out its own folder, a remote one a copy."""
-        mlflow = load_mlflow()
         with registry_errors(f"fetching {source}"):
             model = self._client.get_logged_model(source.removeprefix(_LOGGED_MODEL))
-            uri = f"{model.artifact_location}/{DELTA_ARTIFACT}"
-            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=self.tracking_uri))
+            return download(f"{model.artifact_location}/{DELTA_ARTIFACT}", tracking_uri=self.tracking_uri)
+
+    def _pages(self, name: str) -> Iterator[Any]:
+        page = self._client.search_model_versions(f"name='{name}'")
+        yield from page
+        while page.token:
+            page = self._client.search_model_versions(f"name='{name}'", page_token=page.token)
+            yield from page
 
     def _aliases(self, name: str) -> dict[str, str]:
         return dict(self._client.get_registered_model(name).aliases)

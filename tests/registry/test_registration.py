@@ -1,0 +1,273 @@
+import base64
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from l2p.config import Layout, Params, load_params
+from l2p.errors import LineageError, MissingFileError, RegistryError
+from l2p.files import read_json, sha256_file, write_json
+from l2p.models.delta import read_delta_card
+from l2p.models.pipeline import load_pixel_pipeline
+from l2p.registry.store import Store
+from l2p.registry.versions import ModelRegistry, ModelVersion, fetch_model
+from l2p.stages import register
+from tests.registry.conftest import SCORES, flip_byte, write_scores
+
+NAME = "shapes-pixel"
+
+
+@pytest.fixture
+def registry(project: Path) -> ModelRegistry:
+    return ModelRegistry("sqlite:///mlflow.db")
+
+
+@pytest.fixture
+def registered_alone(registry: ModelRegistry, params: Params) -> ModelVersion:
+    """The project's model, registered in a store of its own."""
+    register.run(params)
+    return registry.resolve(f"{NAME}@candidate")
+
+
+@pytest.fixture(scope="module")
+def registered_template(project_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("registered") / "project"
+    shutil.copytree(project_template, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        register.run(load_params())
+    return folder
+
+
+@pytest.fixture
+def registered(registered_template: Path, project: Path) -> ModelVersion:
+    """The project's model, registered; the artifacts are shared, so do not change them."""
+    shutil.copytree(registered_template, project, dirs_exist_ok=True, ignore=shutil.ignore_patterns("mlruns"))
+    return ModelRegistry("sqlite:///mlflow.db").resolve(f"{NAME}@candidate")
+
+
+def with_retention(geneval: float) -> None:
+    """Another result of the benchmarks, as a report would write it: score and comparison."""
+    scores = {name: dict(score) for name, score in SCORES.items()}
+    scores["geneval"]["retention"] = geneval
+    write_scores(scores)
+    path = Layout.geneval / "pixel/scores.json"
+    write_json(path, read_json(path, written_by="") | {"overall": geneval * 0.9})
+
+
+def test_a_registration_completes_the_summary(registered: ModelVersion) -> None:
+    summary = read_json(Layout.summary, written_by="")
+    assert summary["model"] == {"name": NAME, "version": 1, "aliases": ["candidate", "champion"]}
+    assert summary["verified"] is True
+    assert summary["geneval"] == SCORES["geneval"]
+    assert read_json(Layout.registration, written_by="")["lineage"]["root"] == registered.tags["l2p.lineage_root"]
+
+
+def test_the_run_holds_everything_a_reader_needs(registered: ModelVersion) -> None:
+    store = Store("sqlite:///mlflow.db", "l2p")
+    run = store.client.get_run(registered.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.num_steps"] == "6"
+    assert run.data.metrics["geneval.retention"] == 0.978
+    assert [point.step for point in store.client.get_metric_history(registered.run_id, "train.loss")] == list(
+        range(1, 7)
+    )
+    assert {item.dataset.name: item.dataset.digest for item in run.inputs.dataset_inputs}.keys() == {
+        "source",
+        "prompts",
+        "corpus",
+        "manifest",
+        "embeddings",
+    }
+    for name in ("lineage.json", "sample.png", "project/params.yaml", "training/samples/step-000006.png"):
+        assert store.fetch(registered.run_id, name).is_file()
+    assert read_json(store.fetch(registered.run_id, "geneval/pixel/scores.json"), written_by="")["overall"] == 0.88
+
+
+def test_the_version_carries_a_model_card(registered: ModelVersion) -> None:
+    client = Store("sqlite:///mlflow.db", "l2p").client
+    description = client.get_model_version(NAME, "1").description
+    assert "| GenEval | 0.900 | 0.880 | 0.978 | 0.940 to 1.010 |" in description
+
+
+def test_the_same_model_is_never_registered_twice(
+    registered: ModelVersion, registry: ModelRegistry, params: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = read_json(Layout.registration, written_by="")
+    Layout.summary.unlink()
+    register.run(params)
+    assert [version.version for version in registry.all(NAME)] == [1]
+    assert "found shapes-pixel version 1 (@candidate, @champion)" in capsys.readouterr().out
+    assert read_json(Layout.registration, written_by="")["lineage"]["inputs"] == before["lineage"]["inputs"]
+    assert read_json(Layout.summary, written_by="")["verified"] is True
+
+
+def test_a_champion_falls_only_to_one_that_the_gate_lets_through(
+    registered: ModelVersion, registry: ModelRegistry, params: Params
+) -> None:
+    with_retention(0.95)  # enough, but less than the champion has
+    register.run(params)
+    assert registry.resolve(f"{NAME}@champion").version == 1
+    assert registry.resolve(f"{NAME}@candidate").version == 2
+    with_retention(0.99)
+    register.run(params)
+    assert {version.version: version.aliases for version in registry.all(NAME)} == {
+        3: ("candidate", "champion"),
+        2: (),
+        1: ("previous",),
+    }
+
+
+def test_a_model_below_the_thresholds_is_a_candidate_only(registry: ModelRegistry, params: Params) -> None:
+    with_retention(0.5)
+    register.run(params)
+    assert registry.resolve(f"{NAME}/1").aliases == ("candidate",)
+    assert read_json(Layout.registration, written_by="")["gate"]["passed"] is False
+
+
+def test_registering_again_does_not_undo_a_rollback(
+    registered: ModelVersion, registry: ModelRegistry, params: Params
+) -> None:
+    with_retention(0.99)
+    register.run(params)
+    registry.make_champion(registry.resolve(f"{NAME}/1"))
+    register.run(params)
+    assert registry.resolve(f"{NAME}@champion").version == 1
+
+
+def test_other_thresholds_open_the_gate_again(
+    registry: ModelRegistry, params: Params, change_params: Callable[..., Params]
+) -> None:
+    with_retention(0.8)
+    register.run(params)
+    register.run(change_params("register", min_geneval_retention=0.7))
+    assert registry.resolve(f"{NAME}/1").aliases == ("candidate", "champion")
+
+
+def test_a_registration_that_was_interrupted_before_its_aliases_is_completed(
+    registered: ModelVersion, registry: ModelRegistry, params: Params
+) -> None:
+    client = Store("sqlite:///mlflow.db", "l2p").client
+    for alias in registered.aliases:
+        client.delete_registered_model_alias(NAME, alias)
+    client.delete_model_version_tag(NAME, "1", "l2p.gate")
+    register.run(params)
+    assert registry.resolve(f"{NAME}/1").aliases == ("candidate", "champion")
+
+
+def broken_weights() -> None:
+    """Weights that load, with a card that fits them, and that put out nothing finite."""
+    weights = Layout.pixel / "delta.safetensors"
+    tensors = {name: tensor.fill_(float("nan")) for name, tensor in load_file(weights).items()}
+    save_file(tensors, weights, metadata={"format": "pt"})
+    claim_weights()
+
+
+def incomplete_weights() -> None:
+    weights = Layout.pixel / "delta.safetensors"
+    tensors = load_file(weights)
+    tensors.popitem()
+    save_file(tensors, weights, metadata={"format": "pt"})
+    claim_weights()
+
+
+def claim_weights() -> None:
+    """Let the card and the scores speak of the weights that are there."""
+    digest = sha256_file(Layout.pixel / "delta.safetensors")
+    write_json(Layout.pixel / "delta.json", read_delta_card(Layout.pixel) | {"weights_sha256": digest})
+    for folder in (Layout.geneval, Layout.dpg):
+        scores = read_json(folder / "pixel/scores.json", written_by="")
+        scores["card"]["model"]["digest"] = register.open_subject("pixel", load_params()).digest
+        write_json(folder / "pixel/scores.json", scores)
+
+
+@pytest.mark.parametrize(("damage", "message"), [(broken_weights, "not finite"), (incomplete_weights, "missing")])
+def test_a_model_that_does_not_draw_becomes_no_version(
+    registry: ModelRegistry, params: Params, damage: Callable[[], None], message: str
+) -> None:
+    damage()
+    with pytest.raises(RegistryError, match=f"does not load and draw .*{message}"):
+        register.run(params)
+    assert registry.all(NAME) == []
+    assert not Layout.summary.exists()
+    (run,) = Store("sqlite:///mlflow.db", "l2p").client.search_runs(["1"])
+    assert run.info.status == "FAILED"
+
+
+def test_scores_of_other_weights_are_refused(registry: ModelRegistry, params: Params) -> None:
+    path = Layout.dpg / "pixel/scores.json"
+    scores = read_json(path, written_by="")
+    scores["card"]["model"]["digest"] = "0" * 64
+    write_json(path, scores)
+    with pytest.raises(LineageError, match=r"measured on pixel 000000000000.*dvc repro dpg@pixel"):
+        register.run(params)
+
+
+def test_without_a_report_the_stage_to_run_is_named(params: Params) -> None:
+    Layout.comparison.unlink()
+    with pytest.raises(MissingFileError, match="`l2p report` writes it"):
+        register.run(params)
+
+
+def test_verification_passes_for_what_was_registered(registered: ModelVersion, params: Params) -> None:
+    assert register.verify(params, f"{NAME}@candidate").version == 1
+    assert register.verify(params, f"{NAME}/1").version == 1
+
+
+def test_verification_names_an_input_that_changed(registered: ModelVersion, params: Params) -> None:
+    flip_byte(Layout.manifest)
+    with pytest.raises(LineageError, match="lineage: manifest is"):
+        register.verify(params, f"{NAME}@champion")
+
+
+def test_verification_notices_weights_changed_in_the_store(registered_alone: ModelVersion, params: Params) -> None:
+    flip_byte(fetch_model(f"{NAME}@champion", tracking_uri="sqlite:///mlflow.db") / "delta.safetensors")
+    with pytest.raises(LineageError, match=r"mlruns.*delta\.safetensors: found .*, registered was"):
+        register.verify(params, f"{NAME}@champion")
+
+
+def test_verification_notices_a_record_changed_in_the_store(registered_alone: ModelVersion, params: Params) -> None:
+    path = Store("sqlite:///mlflow.db", "l2p").fetch(registered_alone.run_id, "lineage.json")
+    record = json.loads(path.read_text())
+    record["inputs"]["manifest"] = "0" * 64
+    path.write_text(json.dumps(record))
+    with pytest.raises(LineageError, match="The record in the registry was changed"):
+        register.verify(params, f"{NAME}@champion")
+
+
+def test_verification_notices_a_model_that_draws_something_else(registered_alone: ModelVersion, params: Params) -> None:
+    path = Store("sqlite:///mlflow.db", "l2p").fetch(registered_alone.run_id, "sample.png")
+    Image.new("RGB", Image.open(path).size, "white").save(path)
+    with pytest.raises(LineageError, match="its drawing differs from the one made when it was registered"):
+        register.verify(params, f"{NAME}@champion")
+
+
+def test_an_application_loads_the_champion_from_anywhere_and_draws(
+    registered: ModelVersion, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = load_pixel_pipeline(Layout.pixel)(
+        "a red circle",
+        height=64,
+        width=64,
+        num_inference_steps=2,
+        generator=[torch.Generator().manual_seed(5)],
+        output_type="np",
+    ).images[0]
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
+    images = model.predict(pd.DataFrame({"prompt": ["a red circle", "two blue squares"], "seed": [5, 6]}))
+    pixels = [np.asarray(Image.open(io.BytesIO(base64.b64decode(image)))) for image in images]
+    assert [image.shape for image in pixels] == [(64, 64, 3)] * 2
+    assert np.abs(pixels[0] / 255 - expected).max() < 0.01
+    (small,) = model.predict([{"prompt": "a red circle"}], params={"height_px": 32, "width_px": 32})
+    assert Image.open(io.BytesIO(base64.b64decode(small))).size == (32, 32)
