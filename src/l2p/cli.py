@@ -28,6 +28,9 @@ _OS_PROBLEMS = {
     errno.EACCES: "no permission; check the owner and mode of the file",
     errno.EPERM: "no permission; check the owner and mode of the file",
     errno.EROFS: "the file system is read-only; run in a writable folder",
+    errno.EEXIST: "a file is where a folder should be; move it away",
+    errno.ENOTDIR: "a file is where a folder should be; move it away",
+    errno.EISDIR: "a folder is where a file should be; move it away",
     errno.EMFILE: "too many open files; raise the limit with `ulimit -n 4096`",
 }
 
@@ -79,7 +82,8 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno not in _OS_PROBLEMS:
             raise
-        _fail(f"{error.filename or 'writing'}: {_OS_PROBLEMS[error.errno]}.")
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{_OS_PROBLEMS[error.errno]}.")
 
 
 def _fail(message: str) -> None:

@@ -74,6 +74,7 @@ def write_report(params: Params, comparison: Mapping[str, Any], path: Path = Lay
         loader=PackageLoader("l2p.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["figure"] = format_figure
+    environment.filters["observed"] = format_observed
     page = environment.get_template(TEMPLATE).render(**_content(params, comparison))
     with atomic_path(path) as partial:
         partial.write_text(page, encoding="utf-8")
@@ -82,6 +83,11 @@ def write_report(params: Params, comparison: Mapping[str, Any], path: Path = Lay
 def format_figure(value: float | None, digits: int = 3) -> str:
     """A number for reading: fixed digits, thousands separated, a dash for None."""
     return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def format_observed(value: Any) -> str:
+    """What an expectation saw: a number, a sentence, or a list of names."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _content(params: Params, comparison: Mapping[str, Any]) -> dict[str, Any]:
