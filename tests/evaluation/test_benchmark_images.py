@@ -198,7 +198,9 @@ def test_leftovers_of_another_prompt_set_are_removed_but_foreign_files_stay(tmp_
     for file in files:
         write_image(file, np.zeros((64, 64, 3), np.uint8), CARD)
     Image.new("RGB", (64, 64)).save(tmp_path / "00000" / "grid.png")
-    assert remove_leftovers(tmp_path, files[:2]) == 1
+    (tmp_path / "00001" / "samples" / "0000.png.partial").write_bytes(b"half")
+    assert remove_leftovers(tmp_path, files[:2]) == 2
+    assert not list(tmp_path.rglob("*.partial"))
     assert [file.path.exists() for file in files] == [True, True, False]
     assert (tmp_path / "00000" / "grid.png").exists()
 

@@ -145,9 +145,13 @@ def draw_missing(
 
 
 def remove_leftovers(folder: Path, files: Sequence[ImageFile]) -> int:
-    """Delete images of another prompt set from `folder` (only PNGs with our card): official tools read them all."""
+    """Delete from `folder` images of another prompt set (only PNGs with our card) and half-written ones.
+
+    Official tools read every file that they find.
+    """
     wanted = {file.path for file in files}
     leftovers = [path for path in folder.rglob("*.png") if path not in wanted and _read_card(path) is not None]
+    leftovers += folder.rglob("*.png.partial")
     for path in leftovers:
         path.unlink()
     return len(leftovers)
