@@ -1,6 +1,6 @@
 """Owns the prompt set: where prompts come from, that they differ from each other, and their table.
 
-A prompt is identified by the first 12 hex digits of the SHA-256 of its text, so its identity does not depend on the set.
+A prompt is identified by the first 12 hex digits of the SHA-256 of its text, whatever set it is in.
 """
 
 from __future__ import annotations
