@@ -15,6 +15,7 @@ from l2p.cli import app
 from l2p.commands.explain import describe
 from l2p.commands.stages import STAGES
 from l2p.config import load_params
+from l2p.files import write_json
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [*STAGES, "generate", "verify", "promote", "rollback", "summary", "explain", "doctor"]
@@ -135,6 +136,39 @@ def test_explain_refuses_an_unknown_section(workspace: Path) -> None:
     done = l2p("explain", "tran", folder=workspace)
     assert done.returncode == 2
     assert "no section `tran`" in done.stderr
+
+
+FIGURES = {
+    "geneval": {
+        "source": 0.9,
+        "pixel": 0.85,
+        "retention": 0.944,
+        "interval": [0.91, 0.97],
+        "tags": {"colors": {"source": 0.93, "pixel": 0.88}},
+    },
+    "dpg": {"source": 95.0, "pixel": 0.0, "retention": None, "interval": None, "categories": {}},
+    "efficiency": {
+        "rows": [
+            {"resolution_px": 64, "model": "source", "denoise_step_ms": 8.0, "decode_ms": 9.5, "peak_memory_mb": 20.0},
+            {"resolution_px": 64, "model": "pixel", "denoise_step_ms": 8.6, "decode_ms": None, "peak_memory_mb": 7.0},
+        ]
+    },
+    "model": {"name": "shapes-pixel", "version": 3, "aliases": ["candidate", "champion"]},
+    "verified": True,
+}
+
+
+def test_summary_shows_scores_speed_report_and_model(tmp_path: Path) -> None:
+    write_json(tmp_path / "reports" / "summary.json", FIGURES)
+    done = l2p("summary", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert ["GenEval", "0.900", "0.850", "0.944", "0.910", "..", "0.970"] in rows
+    assert ["colors", "0.930", "0.880"] in rows
+    assert ["DPG-Bench", "95.0", "0.0", "none", "none"] in rows
+    assert ["source", "64", "px", "8.0", "ms", "9.5", "ms", "20", "MB"] in rows
+    assert ["report", "reports/index.html"] in rows
+    assert "shapes-pixel version 3 (@candidate, @champion), verified" in done.stdout
 
 
 def test_doctor_fails_when_something_required_is_broken(workspace: Path) -> None:

@@ -42,11 +42,11 @@ def _new_table(*headings: str) -> Table:
 def _scores(geneval: dict[str, Any], dpg: dict[str, Any]) -> Table:
     table = _new_table("score", "source", "pixel", "retention", "95 % interval")
     for title, benchmark, parts, digits in (("GenEval", geneval, "tags", 3), ("DPG-Bench", dpg, "categories", 1)):
-        low, high = benchmark["interval"]
-        values = (f"[bold]{benchmark[model]:.{digits}f}[/]" for model in ("source", "pixel"))
-        table.add_row(
-            f"[bold]{title}[/]", *values, f"[bold]{benchmark['retention']:.3f}[/]", f"{low:.3f} .. {high:.3f}"
-        )
+        values = [f"{benchmark[model]:.{digits}f}" for model in ("source", "pixel")]
+        kept, interval = benchmark["retention"], benchmark["interval"]
+        values.append("none" if kept is None else f"{kept:.3f}")
+        shown = "none" if interval is None else "{:.3f} .. {:.3f}".format(*interval)
+        table.add_row(*(f"[bold]{value}[/]" for value in (title, *values)), shown)
         for name, part in benchmark[parts].items():
             table.add_row(f"  {name}", *(f"{part[model]:.{digits}f}" for model in ("source", "pixel")))
     return table
