@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 KEPT_TAGS = 2
 STATE, DIGESTS, AVERAGES, LATEST = "state.json", "files.json", "ema.safetensors", "latest"
 _PREFIX, _PARTIAL = "step-", ".partial"
+_SCRIPTS = "zero_to_*.py"  # DeepSpeed leaves converters behind that drop frozen parameters without a word
 
 
 class Checkpoints:
@@ -97,6 +98,8 @@ class Checkpoints:
             path.write_text(final.name, encoding="utf-8")
         for tag in self._tags()[KEPT_TAGS:]:
             shutil.rmtree(self._folder / tag)
+        for script in self._folder.glob(_SCRIPTS):
+            script.unlink()
 
     def _tags(self) -> list[str]:
         """Newest first."""

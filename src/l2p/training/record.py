@@ -108,12 +108,12 @@ class Record:
         return str(int(self.last[name])) if name == "step" else f"{self.last[name]:.6g}"
 
     def _tell(self, step: int) -> None:
-        speed = self.last["images_per_s"]
+        loss, speed = f"{self.last['loss']:.4f}", f"{self.last.get('images_per_s', math.nan):.1f}"
         if not self._bar.disable:
-            self._bar.set_postfix(loss=f"{self.last['loss']:.4f}", images_s=f"{speed:.1f}")
+            self._bar.set_postfix(loss=loss, images_s=speed)
         elif time.monotonic() - self._line_at > _LINE_EVERY_S or step == self._num_steps:
             self._line_at = time.monotonic()
-            print(f"step {step}/{self._num_steps}  loss {self.last['loss']:.4f}  {speed:.1f} images/s", flush=True)
+            print(f"step {step}/{self._num_steps}  loss {loss}  {speed} images/s", flush=True)
 
 
 def loss_figures(sums: Tensor) -> dict[str, float]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
-import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +23,7 @@ from l2p.training.checkpoints import Checkpoints
 from l2p.training.compilation import compile_regions
 from l2p.training.engine import Engine, leave_processes
 from l2p.training.export import export
+from l2p.training.lifeline import die_with_parent
 from l2p.training.loop import Desk, Trainer
 from l2p.training.precision import hold_frozen_in_bfloat16
 from l2p.training.preview import Preview
@@ -35,7 +33,6 @@ from l2p.training.state import Ema, Progress, fingerprint
 
 RESULT = "result.json"
 RUN_FILE = "mlflow.json"  # beside the checkpoints, so that the run goes on as long as they do
-_PARENT_LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ def main(arguments: list[str]) -> int:
     """Run as a launched process; a mistake of the user is handed to the launcher instead of a traceback."""
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-    _die_with_parent()
+    die_with_parent()
     quiet_third_parties()
     handler = get_error_handler()
     handler.initialize()
@@ -166,18 +163,6 @@ def main(arguments: list[str]) -> int:
         handler.record_exception(error)
         raise
     return 0
-
-
-def _die_with_parent() -> None:
-    """A launcher that is killed cannot stop its processes, so each of them watches it."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_PARENT_LOOK_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":
