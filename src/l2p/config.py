@@ -1,4 +1,4 @@
-"""Owns params.yaml: one validated, frozen model per section, unknown keys refused, and the names of the pipeline's files.
+"""Owns params.yaml: one frozen model per section, unknown keys refused, and the names of the pipeline's files.
 
 Units are in the names: `_px` pixels, `_s` seconds. Sigma is the noise level in [0, 1], 1 = pure noise.
 """
@@ -33,7 +33,9 @@ class PromptsParams(Section):
     """The prompt set from which the corpus is made."""
 
     provider: Literal["shapes", "file"] = Field(description="Where prompts come from.")
-    path: str | None = Field(default=None, description="For `file`: a text file, one prompt a line, or parquet/CSV with `text`.")
+    path: str | None = Field(
+        default=None, description="For `file`: a text file, one prompt a line, or parquet/CSV with `text`."
+    )
     count: int = Field(gt=0, description="How many different prompts.")
     seed: int = Field(ge=0, description="Seed of the draw.")
 
@@ -61,7 +63,9 @@ class ValidateParams(Section):
     """What the corpus must look like."""
 
     min_accepted_share: float = Field(gt=0, le=1, description="Fail when fewer images than this share pass.")
-    min_contrast: float = Field(ge=0, description="Smallest standard deviation of pixel values (0..255) of a real image.")
+    min_contrast: float = Field(
+        ge=0, description="Smallest standard deviation of pixel values (0..255) of a real image."
+    )
     max_duplicate_share: float = Field(ge=0, le=1, description="Fail when more images than this share are duplicates.")
 
 
@@ -74,7 +78,9 @@ class EmbedParams(Section):
 class HeadParams(Section):
     """The detailer head."""
 
-    widths: tuple[int, ...] = Field(min_length=1, description="Channels per level, outermost first; official: 64, 128, 256, 512.")
+    widths: tuple[int, ...] = Field(
+        min_length=1, description="Channels per level, outermost first; official: 64, 128, 256, 512."
+    )
 
 
 class ConvertParams(Section):
@@ -84,7 +90,7 @@ class ConvertParams(Section):
     head: HeadParams
     prediction: Literal["velocity", "x0"] = Field(description="What the head predicts; the paper: velocity.")
     init: Literal["random", "fitted"] = Field(
-        description="How the new ends start: at random (paper), or fitted by least squares to the source (decision 0003)."
+        description="How the new ends start: `random` (paper), or `fitted` to the source (decision 0003)."
     )
     calibration_images: int = Field(gt=0, description="For `fitted`: corpus images used by the fit.")
     ridge: float = Field(gt=0, description="For `fitted`: regularisation of the fit.")
@@ -113,7 +119,9 @@ class TrainParams(Section):
     caption_dropout: float = Field(ge=0, lt=1, description="Share of samples trained with the empty prompt.")
     timesteps: Literal["uniform", "logit_normal", "official_1k"] = Field(description="How sigma is drawn.")
     shift: float = Field(gt=0, description="Time shift of the draw; larger = more noise.")
-    min_sigma_weight: float = Field(gt=0, le=1, description="For x0: the loss weight 1/sigma^2 is clamped at this sigma.")
+    min_sigma_weight: float = Field(
+        gt=0, le=1, description="For x0: the loss weight 1/sigma^2 is clamped at this sigma."
+    )
     dtype: Literal["float32", "bfloat16"] = Field(description="Precision of forward and backward passes.")
     gradient_checkpointing: bool = Field(description="Compute activations twice to hold fewer of them.")
     compile_blocks: bool = Field(description="torch.compile the repeated blocks and the head.")
@@ -149,7 +157,9 @@ class BenchmarkParams(Section):
     judge: str = Field(description="Name of the judge.")
     images_per_prompt: int = Field(gt=0, description="Images of each prompt; official: 4.")
     seed: int = Field(ge=0, description="First seed; every prompt and image has its own.")
-    max_failed_share: float = Field(ge=0, le=1, description="Fail when more images than this share could not be judged.")
+    max_failed_share: float = Field(
+        ge=0, le=1, description="Fail when more images than this share could not be judged."
+    )
 
 
 class DpgParams(BenchmarkParams):

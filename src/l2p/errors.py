@@ -1,4 +1,4 @@
-"""Owns the exception tree. Every message names the file or field, what was found, what was expected and the next step."""
+"""Owns the exception tree. Messages name the file or field, what was found, what was expected and the next step."""
 
 from __future__ import annotations
 

@@ -88,4 +88,4 @@ def test_calibration_rows_are_spread_evenly_and_never_repeat() -> None:
 
 def test_the_source_embedding_is_found_whatever_its_patch_size(tiny_source: Path) -> None:
     weight, bias = ADAPTERS["ZImageTransformer2DModel"].source_embedding(source_tensors(pin_source(str(tiny_source))))
-    assert weight.shape == (64, 16) and bias.shape == (64,)
+    assert (weight.shape, bias.shape) == ((64, 16), (64,))

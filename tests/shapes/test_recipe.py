@@ -1,4 +1,4 @@
-"""The recipe of the embedded source: its fast forward is the real one, its training resumes exactly, its product draws."""
+"""The recipe of the embedded source: its fast forward is the real one, it resumes exactly, its product draws."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def test_the_batched_forward_equals_the_forward_of_diffusers() -> None:
     with torch.no_grad():
         features = encode(text.encoder.eval(), ids)
         ragged = [feature[keep] for feature, keep in zip(features, mask, strict=True)]
-        expected = model(list(latents.unsqueeze(2)), 1 - sigma, ragged, patch_size=2, f_patch_size=1, return_dict=False)[0]
+        expected = model(
+            list(latents.unsqueeze(2)), 1 - sigma, ragged, patch_size=2, f_patch_size=1, return_dict=False
+        )[0]
         fast = BatchedForward(model, 8, 8)(latents, 1 - sigma, features, mask)
     torch.testing.assert_close(fast, torch.stack(list(expected)).squeeze(2), atol=1e-4, rtol=1e-4)
 

@@ -1,6 +1,6 @@
 """Owns the straight path between an image and noise, and the conversions between its two parametrisations.
 
-Convention (decision 0001): sigma in [0, 1], 1 = pure noise; x_sigma = (1 - sigma) x0 + sigma eps; velocity v = eps - x0.
+Convention (decision 0001): sigma in [0, 1], 1 = noise; x_sigma = (1 - sigma) x0 + sigma eps; velocity v = eps - x0.
 """
 
 from __future__ import annotations

@@ -24,13 +24,17 @@ from l2p.models.weights import assign, check_complete, read_tensors
 CARD, WEIGHTS, CONFIG = "delta.json", "delta.safetensors", "config.json"
 
 
-def save_delta(model: PixelTransformer, folder: Path, *, pin: SourcePin, names: list[str], sampler: dict[str, Any]) -> None:
+def save_delta(
+    model: PixelTransformer, folder: Path, *, pin: SourcePin, names: list[str], sampler: dict[str, Any]
+) -> None:
     """Write the tensors `names` of `model` as a delta on `pin`; `sampler` holds num_steps, guidance_scale and shift."""
     folder.mkdir(parents=True, exist_ok=True)
     state = model.state_dict()
     stored = sorted(set(names) | set(model.new_tensors()))
     with atomic_path(folder / WEIGHTS) as partial:
-        save_file({name: state[name].detach().cpu().contiguous() for name in stored}, partial, metadata={"format": "pt"})
+        save_file(
+            {name: state[name].detach().cpu().contiguous() for name in stored}, partial, metadata={"format": "pt"}
+        )
     write_json(folder / CONFIG, json.loads(model.to_json_string()))
     card = {
         "source": asdict(pin),
@@ -60,7 +64,9 @@ def load_pixel_model(folder: Path, *, device: str = "cpu", dtype: str = "float32
     verify_source(pin)
     weights = folder / WEIGHTS
     if not weights.is_file() or sha256_file(weights) != card["weights_sha256"]:
-        raise ModelError(f"{weights}: missing or not what {CARD} says (sha256 {card['weights_sha256'][:12]}). Restore it.")
+        raise ModelError(
+            f"{weights}: missing or not what {CARD} says (sha256 {card['weights_sha256'][:12]}). Restore it."
+        )
     config = read_json(folder / CONFIG, written_by="l2p train")
     model = PixelTransformer.from_config({key: value for key, value in config.items() if not key.startswith("_")})
     kept, delta = kept_tensors(model, pin), read_tensors(weights)

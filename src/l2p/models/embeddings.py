@@ -1,4 +1,4 @@
-"""Owns stored prompt embeddings: all prompts of a set end to end in one safetensors file, with an index, read lazily."""
+"""Owns stored prompt embeddings: all prompts end to end in one safetensors file, with an index, read lazily."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ TENSORS, INDEX, REPORT = "tokens.safetensors", "index.parquet", "report.json"
 EMPTY_PROMPT_ID = ""
 
 
-def write_embeddings(folder: Path, prompt_ids: list[str], embeddings: list[PromptEmbedding], card: dict[str, Any]) -> None:
-    """Write one embedding per prompt id (tensors [L_i, ...] with equal keys), atomically; `card` goes into report.json."""
+def write_embeddings(
+    folder: Path, prompt_ids: list[str], embeddings: list[PromptEmbedding], card: dict[str, Any]
+) -> None:
+    """Write one embedding per prompt id (tensors [L_i, ...], equal keys), atomically; `card` goes to report.json."""
     folder.mkdir(parents=True, exist_ok=True)
     keys = list(embeddings[0])
     lengths = [len(embedding[keys[0]]) for embedding in embeddings]
@@ -58,6 +60,8 @@ class EmbeddingStore:
             DataError: this prompt was never embedded.
         """
         if prompt_id not in self._spans:
-            raise DataError(f"{self._folder / INDEX}: no prompt {prompt_id!r}. Run `l2p embed` again after changing prompts.")
+            raise DataError(
+                f"{self._folder / INDEX}: no prompt {prompt_id!r}. Run `l2p embed` again after changing prompts."
+            )
         start, stop = self._spans[prompt_id]
         return {key: self._file.get_slice(key)[start:stop] for key in self._file.keys()}  # noqa: SIM118 (not a dict)

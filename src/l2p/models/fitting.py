@@ -1,6 +1,6 @@
-"""Owns the closed-form start of a conversion: both new ends are fitted by least squares before any training (decision 0003).
+"""Owns the closed-form start of a conversion: both new ends fitted by least squares (decision 0003).
 
-Input end: A maps an RGB patch to what the source's VAE and patchify would give for it. It is completed to W = A + U with
+Input end: A maps an RGB patch to what the source's VAE and patchify give for it. It is completed to W = A + U with
 W W^T = s^2 I by directions of least signal, so that white pixel noise becomes white latent noise of deviation s: the
 frozen blocks then see latents as they know them, at the noise level sigma' of `snr_scale` s.
 Output end: a linear map from the token features to the clean RGB patch.

@@ -1,4 +1,4 @@
-"""Owns the conversion step: a pinned latent source becomes an untrained pixel model whose kept weights are the source's."""
+"""Owns the conversion step: a pinned source becomes an untrained pixel model with the source's weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ def kept_tensors(model: PixelTransformer, pin: SourcePin) -> dict[str, Tensor]:
     adapter = model.adapter
     dropped = (adapter.source_embedder, *adapter.source_tail(model.config.source_config))
     tensors = source_tensors(pin)
-    return {f"dit.{name}": tensor for name, tensor in tensors.items() if not name.startswith(tuple(f"{d}." for d in dropped))}
+    return {
+        f"dit.{name}": tensor
+        for name, tensor in tensors.items()
+        if not name.startswith(tuple(f"{d}." for d in dropped))
+    }
 
 
 @torch.no_grad()

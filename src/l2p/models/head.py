@@ -30,7 +30,9 @@ class DetailerHead(nn.Module):
         for level in range(1, self.levels + 1):
             width = widths[level - 1]
             self.add_module(f"enc{level}", _conv(inputs[level - 1], width))
-            self.add_module(f"up{level}", nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1)))
+            self.add_module(
+                f"up{level}", nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1))
+            )
             self.add_module(f"dec{level}", _conv(2 * width, outputs[level - 1]))
         self.bottleneck = nn.Sequential(nn.Conv2d(widths[-1] + token_dim, widths[-1], 1), nn.SiLU())
         self.out_conv = nn.Conv2d(widths[0], 3, 1)

@@ -93,7 +93,9 @@ class L2PPipeline(DiffusionPipeline):
         adapter, device, count = self.transformer.adapter, self._execution_device, len(embeddings)
         text = adapter.collate([*embeddings, *(negative_embeddings or [])] if guided else embeddings)
         pixels = randn_tensor((count, CHANNELS, height, width), generator=generator, device=device, dtype=torch.float32)
-        self.scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / num_inference_steps, num_inference_steps), device=device)
+        self.scheduler.set_timesteps(
+            sigmas=np.linspace(1.0, 1 / num_inference_steps, num_inference_steps), device=device
+        )
         for timestep, sigma in zip(self.scheduler.timesteps, self.scheduler.sigmas, strict=False):
             v = self._guided_velocity(pixels, sigma, text, guidance_scale)
             pixels = self.scheduler.step(v, timestep, pixels, return_dict=False)[0]

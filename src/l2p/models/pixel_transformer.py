@@ -1,4 +1,4 @@
-"""Owns the pixel model: a source's own transformer class over RGB patches, with a detailer head in place of its last layer.
+"""Owns the pixel model: a source's own transformer over RGB patches, with a detailer head for its last layer.
 
 Convention (decision 0001): pixels in [-1, 1], sigma in [0, 1] with 1 = noise, output v = eps - x0.
 """
@@ -27,7 +27,7 @@ CHANNELS = 3
 
 
 class PixelTransformer(ModelMixin, ConfigMixin):
-    """`dit.*` is the grafted source transformer, `head.*` the detailer head, `readout.*` the optional linear readout."""
+    """`dit.*` is the grafted transformer, `head.*` the detailer head, `readout.*` the optional linear readout."""
 
     _supports_gradient_checkpointing = True
 
@@ -53,7 +53,7 @@ class PixelTransformer(ModelMixin, ConfigMixin):
             prediction: what the head puts out, "velocity" or "x0".
             snr_scale: s of the noise match: the backbone is told sigma' with sigma'/(1-sigma') = s sigma/(1-sigma) and
                 its input is scaled by (1-sigma')/(1-sigma). 1 = as in the paper.
-            pixel_mean: mean of the training images per channel in [-1, 1]; its share (1 - sigma) is taken off the input.
+            pixel_mean: mean of the images per channel in [-1, 1]; its share (1 - sigma) is taken off the input.
             linear_readout: add a linear map from the tokens to the patches to what the head puts out (decision 0003).
         """
         super().__init__()
@@ -105,7 +105,9 @@ class PixelTransformer(ModelMixin, ConfigMixin):
         """
         blocks = [block for name in self.adapter.image_blocks for block in self.dit.get_submodule(name)]
         if 2 * end_blocks > len(blocks):
-            raise ModelError(f"train.end_blocks = {end_blocks}: the source has {len(blocks)} blocks, so at most half of them.")
+            raise ModelError(
+                f"train.end_blocks = {end_blocks}: the source has {len(blocks)} blocks, so at most half of them."
+            )
         self.requires_grad_(False)
         trained = [self.head, self.dit.get_submodule(self.adapter.embedder)]
         trained += [] if self.readout is None else [self.readout]

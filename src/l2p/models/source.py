@@ -50,7 +50,9 @@ def resolve_source(path: str, revision: str | None) -> Path:
     if Path(path).is_dir():
         return Path(path)
     if path.startswith((".", "/")) or path.count("/") != 1 or Path(path).parent.is_dir():
-        raise SourceError(f"source.path = {path!r}: no such folder. Give a folder in diffusers layout or a repository id.")
+        raise SourceError(
+            f"source.path = {path!r}: no such folder. Give a folder in diffusers layout or a repository id."
+        )
     if revision is None:
         raise SourceError(f"source.revision is missing: {path!r} is a repository id and must be pinned to a commit.")
     from huggingface_hub import snapshot_download
@@ -61,7 +63,9 @@ def resolve_source(path: str, revision: str | None) -> Path:
         return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise SourceError(f"source {path}@{revision}: cannot be fetched ({reason}). Check the name and the network.") from error
+        raise SourceError(
+            f"source {path}@{revision}: cannot be fetched ({reason}). Check the name and the network."
+        ) from error
 
 
 def pin_source(path: str, revision: str | None = None) -> SourcePin:
@@ -82,7 +86,9 @@ def pin_source(path: str, revision: str | None = None) -> SourcePin:
     get_adapter(transformer_class)
     files = _digest_files(folder)
     if not any(name.startswith("transformer/") and name.endswith(_WEIGHT_SUFFIXES) for name in files):
-        raise SourceError(f"{folder / 'transformer'}: holds no .safetensors weights (pickled weights are not accepted).")
+        raise SourceError(
+            f"{folder / 'transformer'}: holds no .safetensors weights (pickled weights are not accepted)."
+        )
     return SourcePin(
         path=path,
         revision=revision,
@@ -106,7 +112,9 @@ def verify_source(pin: SourcePin) -> None:
         if not path.is_file():
             raise SourceError(f"{path}: missing, but pinned. Restore it, or pin again with `l2p source`.")
         if sha256_file(path) != digest:
-            raise SourceError(f"{path}: differs from the pin (sha256 {digest[:12]}). Restore it, or pin again with `l2p source`.")
+            raise SourceError(
+                f"{path}: differs from the pin (sha256 {digest[:12]}). Restore it, or pin again with `l2p source`."
+            )
 
 
 def load_source_pipeline(pin: SourcePin, *, dtype: str = "float32", device: str = "cpu") -> Any:

@@ -20,7 +20,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path}: cannot be read as safetensors ({error}). Restore the file or write it again.") from error
+        raise ModelError(
+            f"{path}: cannot be read as safetensors ({error}). Restore the file or write it again."
+        ) from error
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """Owns the prompts: every caption of the world, split into a training side and a held-out side.
 
-The split is by content, not by chance: certain pairs (colour with shape, first with second shape, shape with background,
-number with shape) belong to the benchmarks alone. A training prompt never holds a held-out pair of its style, a benchmark
-prompt always does, so no benchmark prompt can occur among the training prompts.
+The split is by content, not by chance: certain pairs (colour with shape, first with second shape, shape with
+background, number with shape) belong to the benchmarks alone. A training prompt never holds a held-out pair of its
+style, a benchmark prompt always does, so no benchmark prompt can occur among the training prompts.
 """
 
 from __future__ import annotations
@@ -59,42 +59,42 @@ _STATED_BACKGROUNDS = (None, *BACKGROUNDS)
 
 
 def single_object(opening: str, shape: str, background: str | None) -> Prompt:
-    """"a photo of a circle on a pink background"."""
+    """Such as `a photo of a circle on a pink background`."""
     return Prompt("single_object", _close(f"{opening} a {shape}", background), (Thing(shape),), None, background)
 
 
 def two_object(opening: str, first: str, second: str, background: str | None) -> Prompt:
-    """"a photo of a circle and a star"."""
+    """Such as `a photo of a circle and a star`."""
     text = _close(f"{opening} a {first} and a {second}", background)
     return Prompt("two_object", text, (Thing(first), Thing(second)), None, background)
 
 
 def counting(opening: str, count: int, shape: str, background: str | None) -> Prompt:
-    """"a photo of three circles"."""
+    """Such as `a photo of three circles`."""
     text = _close(f"{opening} {NUMBER_WORDS[count]} {PLURALS[shape]}", background)
     return Prompt("counting", text, (Thing(shape, count=count),), None, background)
 
 
 def colors(opening: str, color: str, shape: str, background: str | None) -> Prompt:
-    """"a photo of a purple circle"."""
+    """Such as `a photo of a purple circle`."""
     text = _close(f"{opening} a {color} {shape}", background)
     return Prompt("colors", text, (Thing(shape, color),), None, background)
 
 
 def position(opening: str, first: str, relation: str, second: str, background: str | None) -> Prompt:
-    """"a photo of a circle above a star"."""
+    """Such as `a photo of a circle above a star`."""
     text = _close(f"{opening} a {first} {relation} a {second}", background)
     return Prompt("position", text, (Thing(first), Thing(second)), relation, background)
 
 
 def color_attr(opening: str, first: Thing, second: Thing, background: str | None) -> Prompt:
-    """"a photo of a black circle and a blue star"."""
+    """Such as `a photo of a black circle and a blue star`."""
     text = f"{opening} a {first.color} {first.shape} and a {second.color} {second.shape}"
     return Prompt("color_attr", _close(text, background), (first, second), None, background)
 
 
 def dense(things: tuple[Thing, ...], background: str) -> Prompt:
-    """"a red circle in the top left, a blue star in the bottom right, on a gray background"."""
+    """Such as `a red circle in the top left, a blue star in the bottom right, on a gray background`."""
     parts = [f"a {thing.color} {thing.shape} in the {thing.quadrant}" for thing in things]
     return Prompt(DENSE, f"{', '.join(parts)}, on a {background} background", things, None, background)
 
@@ -176,12 +176,8 @@ _DRAWS: dict[str, Callable[[random.Random], Prompt]] = {
     "counting": _keep_drawing(
         lambda rng: counting(rng.choice(OPENINGS), rng.choice(_COUNTS), rng.choice(SHAPES), _draw_background(rng))
     ),
-    "colors": _keep_drawing(
-        lambda rng: colors(rng.choice(OPENINGS), *rng.choice(_COLORED), _draw_background(rng))
-    ),
-    "position": _keep_drawing(
-        lambda rng: _draw_position(rng)
-    ),
+    "colors": _keep_drawing(lambda rng: colors(rng.choice(OPENINGS), *rng.choice(_COLORED), _draw_background(rng))),
+    "position": _keep_drawing(lambda rng: _draw_position(rng)),
     "color_attr": _keep_drawing(_draw_color_attr),
     DENSE: _keep_drawing(_draw_dense),
 }

@@ -40,7 +40,9 @@ def _converted(pin: SourcePin, params: Params) -> PixelTransformer:
     if settings.init == "random":
         return graft(pin, seed=settings.seed, prediction=settings.prediction, **shape)
     model, fit = fit_graft(pin, _calibration(params), ridge=settings.ridge, seed=settings.seed, **shape)
-    print(f"fitted both ends: a linear encoder explains {fit.r2:.0%} of the latents, noise gain s = {fit.noise_gain:.2f}")
+    print(
+        f"fitted both ends: a linear encoder explains {fit.r2:.0%} of the latents, noise gain s = {fit.noise_gain:.2f}"
+    )
     return model
 
 

@@ -56,7 +56,7 @@ class Adapter:
         return self.tail
 
     def call(self, transformer: nn.Module, patches_BChw: Tensor, sigma_B: Tensor, text: TextInputs) -> Tensor:
-        """Run the grafted transformer over [B, 3PP, h, w] at `sigma_B` (1 = noise); returns the token map [B, D, h, w]."""
+        """Run the grafted transformer over [B, 3PP, h, w] at `sigma_B` (1 = noise); token map [B, D, h, w]."""
         raise NotImplementedError
 
     def latent_tokens(self, latents_BChw: Tensor, config: Any) -> Tensor:

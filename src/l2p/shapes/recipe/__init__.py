@@ -1,1 +1,1 @@
-"""The recipe that trains the embedded source: renders -> autoencoder -> denoiser and text encoder -> diffusers folder."""
+"""The recipe of the embedded source: renders -> autoencoder -> denoiser and text encoder -> diffusers folder."""

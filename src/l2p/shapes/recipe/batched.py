@@ -20,7 +20,7 @@ Rotary = tuple[torch.Tensor, torch.Tensor]
 class MatmulAttention:
     """Attention processor: QK norm, rotary embedding and a plain softmax(QK^T)V, no mask."""
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, freqs_cis=None):  # noqa: ANN001, ANN204
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, freqs_cis=None):
         """Signature of a diffusers attention processor; `freqs_cis` is (cos, sin), each [1, M, 1, head_dim / 2]."""
         q, k, v = (to(hidden_states).unflatten(-1, (attn.heads, -1)) for to in (attn.to_q, attn.to_k, attn.to_v))
         q = _rotate(attn.norm_q(q), freqs_cis).to(v.dtype).transpose(1, 2)
@@ -30,7 +30,7 @@ class MatmulAttention:
 
 
 class BatchedForward:
-    """Callable that runs `model` over latents [B, C, H, W], model time [B], captions [B, 32, D'] and their mask [B, 32]."""
+    """Runs `model` over latents [B, C, H, W], model time [B], captions [B, 32, D'] and their mask [B, 32]."""
 
     def __init__(self, model: ZImageTransformer2DModel, height: int, width: int) -> None:
         self.model = model
@@ -42,7 +42,9 @@ class BatchedForward:
         pairs = zip(self.image_rotary, self.caption_rotary, strict=True)
         self.unified_rotary = tuple(torch.cat(pair, 1) for pair in pairs)
 
-    def __call__(self, latents: torch.Tensor, time: torch.Tensor, captions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, latents: torch.Tensor, time: torch.Tensor, captions: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
         """Returns the model's own output, x0 - eps, [B, C, H, W]."""
         model, key = self.model, f"{self.patch}-1"
         modulation = model.t_embedder(time * model.t_scale)

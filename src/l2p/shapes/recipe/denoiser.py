@@ -142,9 +142,7 @@ def _optimizers(model: nn.Module, text_encoder: nn.Module) -> list[torch.optim.O
     for name, parameter in model.named_parameters():
         in_block = name.startswith(("layers", "noise_refiner", "context_refiner")) and "adaLN" not in name
         (matrices if in_block and parameter.ndim == 2 else rest).append(parameter)
-    muon = torch.optim.Muon(
-        matrices, lr=LEARNING_RATE, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-    )
+    muon = torch.optim.Muon(matrices, lr=LEARNING_RATE, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     adamw = torch.optim.AdamW(rest, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     return [muon, adamw]
 

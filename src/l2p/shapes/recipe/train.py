@@ -35,7 +35,7 @@ class Recipe:
 
 
 def train_source(recipe: Recipe, *, work: Path, out: Path) -> None:
-    """Train the embedded source and save it to `out` (bfloat16, diffusers layout); `work` holds resumable checkpoints."""
+    """Train the embedded source, save it to `out` (bfloat16, diffusers layout); `work` holds the checkpoints."""
     vae = _trained_vae(recipe, work)
     torch.manual_seed(0)
     renders = draw_renders(recipe.renders, recipe.data_seed)
