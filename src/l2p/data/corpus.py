@@ -74,7 +74,8 @@ def measure_images(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     with ThreadPoolExecutor(THREADS) as pool:
         measured = pool.map(measure_image, (folder / name for name in table["file_name"]))
         rows = list(tqdm(measured, total=len(table), desc="measuring", unit="image", disable=None))
-    return pd.DataFrame(rows, index=table.index).assign(duplicate_of=_originals(table, rows))
+    originals = pd.Series(_originals(table, rows), index=table.index, dtype=object)
+    return pd.DataFrame(rows, index=table.index).assign(duplicate_of=originals)
 
 
 def measure_image(path: Path) -> dict[str, Any]:

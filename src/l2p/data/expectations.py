@@ -167,9 +167,10 @@ def judge(frame: pd.DataFrame, expectations: list[Expectation]) -> Judgement:
 def _evaluate(frame: pd.DataFrame, expectations: list[Expectation]) -> Any:
     import great_expectations as gx
     import great_expectations.expectations as kinds
+    from great_expectations.data_context.types.base import ProgressBarsConfig
 
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
     asset = context.data_sources.add_pandas("corpus").add_dataframe_asset("images")
     suite = gx.ExpectationSuite(name="corpus")
     for expectation in expectations:

@@ -68,12 +68,12 @@ def plan_images(prompts: pd.DataFrame, params: SynthesizeParams, source_digest: 
     """One row per image, in the order of prompts: everything about it that is known before it is drawn."""
     common = params.model_dump(include={"height_px", "width_px", "num_steps", "guidance_scale", "dtype"})
     rows: list[Row] = []
-    for prompt in prompts[["prompt_id", "text", "style"]].to_dict("records"):
+    for prompt_id, text, style in zip(prompts["prompt_id"], prompts["text"], prompts["style"], strict=True):
         for _ in range(params.images_per_prompt):
             index = len(rows)
             name = f"{index // IMAGES_PER_SHARD:05d}/{index:06d}.png"
-            own = {"file_name": name, "seed": params.seed + index, "source_digest": source_digest}
-            rows.append({**prompt, **own, **common})
+            known = {"file_name": name, "prompt_id": prompt_id, "text": text, "style": style}
+            rows.append({**known, "seed": params.seed + index, "source_digest": source_digest, **common})
     return rows
 
 
