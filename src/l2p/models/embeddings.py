@@ -50,7 +50,8 @@ class EmbeddingStore:
                 raise MissingFileError(f"{folder / name}: not found. `l2p embed` writes it; run that first.")
         index = pd.read_parquet(folder / INDEX)
         self._folder = folder
-        self._spans = {row.prompt_id: (row.start, row.start + row.length) for row in index.itertuples()}
+        ids, starts, lengths = (index[name].tolist() for name in ("prompt_id", "start", "length"))
+        self._spans = {key: (start, start + length) for key, start, length in zip(ids, starts, lengths, strict=True)}
         self._file = safe_open(folder / TENSORS, framework="pt")
 
     def get(self, prompt_id: str) -> PromptEmbedding:

@@ -144,8 +144,9 @@ def _fit_readout(
         cross += features.T @ _patches(x0, model.config.patch_size).double()
         count += len(features)
     solution = torch.linalg.solve(gram + count * ridge * 0.2 * torch.eye(width, dtype=torch.float64), cross)
-    model.readout.linear.weight.copy_(solution[:-1].T)
-    model.readout.linear.bias.copy_(solution[-1])
+    linear = model.get_submodule("readout.linear")
+    linear.weight.copy_(solution[:-1].T)
+    linear.bias.copy_(solution[-1])
 
 
 def _patches(pixels: Tensor, patch_size: int) -> Tensor:

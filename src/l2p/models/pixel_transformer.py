@@ -66,8 +66,8 @@ class PixelTransformer(ModelMixin, ConfigMixin):
         self.head = DetailerHead(self.token_dim, tuple(head_widths))
         self.readout = LinearReadout(self.token_dim, patch_size) if linear_readout else None
         if linear_readout:  # the head then starts as a correction of nothing
-            torch.nn.init.zeros_(self.head.out_conv.weight)
-            torch.nn.init.zeros_(self.head.out_conv.bias)
+            for parameter in self.head.out_conv.parameters():
+                torch.nn.init.zeros_(parameter)
 
     @staticmethod
     def adapter_of(source_class: str) -> Adapter:

@@ -39,7 +39,7 @@ class ZImageAdapter(Adapter):
     def graft(self, transformer: nn.Module, dim: int) -> None:
         """Also tell the class its output width: unpatchify reads the attribute, not the config."""
         super().graft(transformer, dim)
-        transformer.out_channels = dim
+        setattr(transformer, "out_channels", dim)  # noqa: B010 (nn.Module declares its attributes as tensors)
 
     def call(self, transformer: nn.Module, patches_BChw: Tensor, sigma_B: Tensor, text: TextInputs) -> Tensor:
         """Z-Image takes time 1 - sigma and lists of [C, 1, h, w]."""

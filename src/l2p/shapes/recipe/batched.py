@@ -8,6 +8,8 @@ matrix-product attention, whose backward is several times faster on a CPU at 64 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import ZImageTransformer2DModel
 
@@ -20,7 +22,14 @@ Rotary = tuple[torch.Tensor, torch.Tensor]
 class MatmulAttention:
     """Attention processor: QK norm, rotary embedding and a plain softmax(QK^T)V, no mask."""
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, freqs_cis=None):
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: None = None,
+        attention_mask: None = None,
+        freqs_cis: Any = None,
+    ) -> torch.Tensor:
         """Signature of a diffusers attention processor; `freqs_cis` is (cos, sin), each [1, M, 1, head_dim / 2]."""
         q, k, v = (to(hidden_states).unflatten(-1, (attn.heads, -1)) for to in (attn.to_q, attn.to_k, attn.to_v))
         q = _rotate(attn.norm_q(q), freqs_cis).to(v.dtype).transpose(1, 2)

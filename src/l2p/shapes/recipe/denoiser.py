@@ -138,7 +138,8 @@ def train(
 
 
 def _optimizers(model: nn.Module, text_encoder: nn.Module) -> list[torch.optim.Optimizer]:
-    matrices, rest = [], list(text_encoder.parameters())
+    matrices: list[nn.Parameter] = []
+    rest = list(text_encoder.parameters())
     for name, parameter in model.named_parameters():
         in_block = name.startswith(("layers", "noise_refiner", "context_refiner")) and "adaLN" not in name
         (matrices if in_block and parameter.ndim == 2 else rest).append(parameter)
