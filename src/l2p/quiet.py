@@ -49,7 +49,9 @@ def quiet_third_parties() -> None:
         os.environ.setdefault(name, value)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # read by tqdm where the caller does not say `disable` himself
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)  # at the handler: some libraries set the levels of their loggers themselves
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name, text in _NO_NEWS.items():
