@@ -19,6 +19,7 @@ from l2p.models.embeddings import write_embeddings
 from l2p.models.graft import graft
 from l2p.models.adapters import get_adapter
 from l2p.models.source import load_text_pipeline, pin_source
+from l2p.registry.store import Store
 from tests.conftest import small_params
 
 PROMPTS = ("a red circle", "a blue square", "two green triangles")
@@ -68,18 +69,25 @@ def prepare(source: Path, params: Params) -> None:
 
 @pytest.fixture(scope="session")
 def prepared(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The inputs, made once; do not write into it."""
+    """The inputs and an MLflow store, made once; do not write into the inputs."""
     folder = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        prepare(tiny_source, Params.model_validate(small_params(tiny_source)))
+        params = Params.model_validate(small_params(tiny_source))
+        prepare(tiny_source, params)
+        Store("sqlite:///mlflow.db", params.register_.experiment)  # creating its tables takes longer than a training
     return folder
 
 
 @pytest.fixture
 def project(workspace: Path, prepared: Path) -> Path:
     """A working directory in which `l2p train` can run."""
-    shutil.copytree(prepared, workspace, dirs_exist_ok=True)
+    for name in ("data", "models"):
+        shutil.copytree(prepared / name, workspace / name)
+    path = workspace / "params.yaml"
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    raw["register"]["tracking_uri"] = f"sqlite:///{prepared / 'mlflow.db'}"
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
     return workspace
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
 import tempfile
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from l2p import errors
 from l2p.config import Params
 from l2p.errors import TrainingError
 from l2p.training.worker import work
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 _QUIET_LOGGERS = ("torch.distributed.elastic.multiprocessing.api", "torch.distributed.elastic.agent.server.api")
 
@@ -58,16 +61,12 @@ def _launch_many(params: Params) -> None:
             raise _first_failure(error) from error
 
 
-def _first_failure(error: Exception) -> errors.L2PError:
+def _first_failure(error: ChildFailedError) -> errors.L2PError:
     """The exception of the process that failed first, as it was raised there."""
-    rank, failure = error.get_first_failure()  # type: ignore[attr-defined]
-    message = failure.message
-    try:
-        message = json.loads(message)["message"] if message.startswith("{") else message
-    except (ValueError, KeyError, TypeError):
-        pass
-    name, _, text = str(message).partition(": ")
+    rank, failure = error.get_first_failure()
+    message = failure.message["message"] if isinstance(failure.message, dict) else str(failure.message)
+    name, _, text = message.partition(": ")
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, errors.L2PError):
         return kind(text)
-    return TrainingError(f"training process {rank} failed ({message}). Its own message is further up.")
+    return TrainingError(f"training process {rank} ended early ({message}). What it said itself is further up.")
