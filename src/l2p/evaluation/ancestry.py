@@ -52,9 +52,16 @@ def lineage_tree() -> Node:
     digest = sha256_json(folder_inputs(Layout.embeddings, written_by="embed"))
     embeddings = Node("embeddings", "of the prompts", digest, (source.reference(), prompts.reference()))
     digest = sha256_json(folder_inputs(Layout.init, written_by="convert"))
-    init = Node("init", "the graft, untrained", digest, (source.reference(),))
+    init = Node("init", *_init(digest, source, manifest, embeddings))
     digest = sha256_json(folder_inputs(Layout.pixel, written_by="train"))
     return Node("pixel model", "a delta on the source", digest, (manifest, embeddings, init))
+
+
+def _init(digest: str, source: Node, manifest: Node, embeddings: Node) -> tuple[str, str, tuple[Node, ...]]:
+    """A fitted start was calibrated on the corpus (decision 0003), a random one knows the source alone."""
+    if read_json(Layout.init / "config.json", written_by="l2p convert")["linear_readout"]:
+        return "the graft, fitted", digest, (source.reference(), manifest.reference(), embeddings.reference())
+    return "the graft, untrained", digest, (source.reference(),)
 
 
 def _prompts() -> Node:
