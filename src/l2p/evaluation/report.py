@@ -114,12 +114,10 @@ def _content(params: Params, comparison: Mapping[str, Any]) -> dict[str, Any]:
 def geneval_bars(scores: Mapping[str, Any]) -> list[Bar]:
     """Overall and each task, 0..100."""
     source, pixel = scores["source"], scores["pixel"]
-    bars = [
-        _bar("overall", *(100 * model["overall"] for model in (source, pixel)), source["interval"], pixel["interval"])
-    ]
+    bars = [_percent_bar("overall", (source["overall"], source["interval"]), (pixel["overall"], pixel["interval"]))]
     for tag in source["tags"]:
-        intervals = source["tag_intervals"][tag], pixel["tag_intervals"][tag]
-        bars.append(_bar(TITLES.get(tag, tag), 100 * source["tags"][tag], 100 * pixel["tags"][tag], *intervals))
+        values = ((model["tags"][tag], model["tag_intervals"][tag]) for model in (source, pixel))
+        bars.append(_percent_bar(TITLES.get(tag, tag), *values))
     return bars
 
 
@@ -172,9 +170,12 @@ def training_charts(curves: Mapping[str, list[float]]) -> list[Chart]:
     return charts
 
 
-def _bar(label: str, source: float, pixel: float, source_interval: list[float], pixel_interval: list[float]) -> Bar:
-    (low, high), (pixel_low, pixel_high) = source_interval, pixel_interval
-    return Bar(label, source, pixel, (100 * low, 100 * high), (100 * pixel_low, 100 * pixel_high))
+def _percent_bar(
+    label: str, source: tuple[float, tuple[float, float]], pixel: tuple[float, tuple[float, float]]
+) -> Bar:
+    """A bar of two (score, interval) in 0..1."""
+    (old, (old_low, old_high)), (new, (new_low, new_high)) = source, pixel
+    return Bar(label, 100 * old, 100 * new, (100 * old_low, 100 * old_high), (100 * new_low, 100 * new_high))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
