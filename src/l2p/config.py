@@ -226,7 +226,8 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 
 def _first_problem(error: ValidationError) -> str:
-    first, more = error.errors()[0], error.error_count() - 1
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")  # a misspelling first
+    first, more = problems[0], len(problems) - 1
     field = ".".join(str(part) for part in first["loc"]) or "(root)"
     if first["type"] == "extra_forbidden":
         problem = f"unknown key `{field}`; check its spelling against the params.yaml in the repository."
@@ -234,7 +235,7 @@ def _first_problem(error: ValidationError) -> str:
         problem = f"`{field}` is missing."
     else:
         problem = f"`{field}` = {first['input']!r}: {first['msg']}."
-    return problem + (f" ({more} more problems)" if more else "")
+    return problem + (f" ({more} more problem{'s' if more > 1 else ''})" if more else "")
 
 
 class Layout:
