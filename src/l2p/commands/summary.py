@@ -56,7 +56,8 @@ def _efficiency(efficiency: dict[str, Any]) -> Table:
     table = _new_table("one image", "size", "denoising step", "decoding", "peak memory")
     for row in efficiency["rows"]:
         decode = "none" if row["decode_ms"] is None else f"{row['decode_ms']:.1f} ms"
-        size, memory = f"{row['resolution_px']} px", f"{row['peak_memory_mb']:.0f} MB"
+        peak, size = row["peak_memory_mb"], f"{row['resolution_px']} px"
+        memory = "not measured" if peak is None else f"{peak:.0f} MB"
         table.add_row(row["model"], size, f"{row['denoise_step_ms']:.1f} ms", decode, memory)
     return table
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from l2p.errors import EvaluationError
-from l2p.evaluation.measuring import MIB, StepClock, empty_caches, memory_meter, resident_weights_bytes
+from l2p.evaluation.measuring import MIB, MemoryMeter, StepClock, touch_weights
 from l2p.quiet import quiet_third_parties
 
 ModelName = Literal["source", "pixel"]
@@ -33,18 +33,21 @@ class Drawing:
 
     step_ms: float
     decode_ms: float
-    peak_memory_mb: float
+    peak_memory_mb: float | None
 
 
 @dataclass(frozen=True)
 class EfficiencyRow:
-    """One model at one size; `decode_ms` is None for a pixel model: there is nothing to decode."""
+    """One model at one size.
+
+    `decode_ms` is None for a pixel model, which has nothing to decode; `peak_memory_mb` where the system does not tell.
+    """
 
     resolution_px: int
     model: ModelName
     denoise_step_ms: float
     decode_ms: float | None
-    peak_memory_mb: float
+    peak_memory_mb: float | None
     weights_mb: float
 
 
@@ -94,29 +97,27 @@ def measure_efficiency(
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     paths: dict[ModelName, Path] = {"source": source_pin, "pixel": pixel}
-    sizes = sorted(resolutions_px)  # ascending: a peak is only seen above the peaks before it where it cannot be reset
+    sizes = sorted(resolutions_px)
     drawings: dict[tuple[int, ModelName], list[Drawing]] = {}
     with _workers([Subject(model, paths[model], device, dtype) for model in MODELS]) as (ask, weights_mb):
         for turn in tqdm(range(repeats + 1), desc="efficiency", unit="round", disable=None):
             for size in sizes:
                 for model in MODELS:
                     drawing = ask(model, size, num_steps)
-                    if turn > 0:  # the first round warms up and shows the memory
-                        drawings[size, model].append(drawing)
-                    else:
-                        drawings[size, model] = [drawing]
+                    if turn > 0:  # the first round warms up
+                        drawings.setdefault((size, model), []).append(drawing)
     rows = [_row(size, model, drawings[size, model], weights_mb[model]) for size in sizes for model in MODELS]
     return {"device": device, "dtype": dtype, "threads": torch.get_num_threads(), "rows": [asdict(row) for row in rows]}
 
 
 def _row(size: int, model: ModelName, drawings: list[Drawing], weights_mb: float) -> EfficiencyRow:
-    first, *timed = drawings
+    peaks = [drawing.peak_memory_mb for drawing in drawings if drawing.peak_memory_mb is not None]
     return EfficiencyRow(
         resolution_px=size,
         model=model,
-        denoise_step_ms=statistics.median(drawing.step_ms for drawing in timed),
-        decode_ms=statistics.median(drawing.decode_ms for drawing in timed) if model == "source" else None,
-        peak_memory_mb=first.peak_memory_mb,
+        denoise_step_ms=statistics.median(drawing.step_ms for drawing in drawings),
+        decode_ms=statistics.median(drawing.decode_ms for drawing in drawings) if model == "source" else None,
+        peak_memory_mb=statistics.median(peaks) if peaks else None,
         weights_mb=weights_mb,
     )
 
@@ -164,24 +165,25 @@ def _serve(subject: Subject, line: Connection) -> None:
     """Body of a measuring process: load, then answer every (size, steps) until the line is closed."""
     try:
         pipeline = subject.load()
-        line.send({"weights_mb": resident_weights_bytes(pipeline) / MIB})
-        empty_caches(subject.device)
-        with memory_meter(subject.device) as peak_bytes:
-            while True:
-                size, num_steps = line.recv()
-                line.send(asdict(_draw(pipeline, size, num_steps, peak_bytes)))
+        line.send({"weights_mb": touch_weights(pipeline) / MIB})
+        meter = MemoryMeter(subject.device)
+        while True:
+            size, num_steps = line.recv()
+            line.send(asdict(_draw(pipeline, size, num_steps, meter)))
     except EOFError:
         return
     except Exception as error:  # a process boundary: whatever it is, the other side must hear of it
         line.send({"error": f"{type(error).__name__}: {' '.join(str(error).split())}"})
 
 
-def _draw(pipeline: Any, size: int, num_steps: int, peak_bytes: Callable[[], int]) -> Drawing:
+def _draw(pipeline: Any, size: int, num_steps: int, meter: MemoryMeter) -> Drawing:
     from l2p.models.sampling import draw_images, encode_prompts
 
     embedding, empty = encode_prompts(pipeline, [PROMPT, ""])
+    meter.start()
     with StepClock(pipeline) as clock:
         draw_images(
             pipeline, [embedding], empty=empty, size_px=(size, size), num_steps=num_steps, guidance_scale=0.0, seeds=[0]
         )
-    return Drawing(statistics.median(clock.step_s) * 1e3, clock.decode_s * 1e3, peak_bytes() / MIB)
+    peak = meter.peak_bytes()
+    return Drawing(statistics.median(clock.step_s) * 1e3, clock.decode_s * 1e3, None if peak is None else peak / MIB)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 import gc
 import itertools
-import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -74,23 +72,32 @@ class StepClock:
         return time.perf_counter()
 
 
-@contextmanager
-def memory_meter(device: str) -> Iterator[Callable[[], int]]:
-    """Yield a function that tells the peak since it was last asked, in bytes above what is in use now.
+class MemoryMeter:
+    """Peak memory of what runs between `start` and `peak_bytes`, above what was in use before.
 
-    On CUDA the allocator's own peak; on Linux that of the resident set, reset each time; elsewhere that of the whole
-    process, which cannot be reset.
+    On CUDA the allocator's, on Linux the resident set's. Elsewhere the peak cannot be reset, so nothing is measured.
     """
-    base = _in_use(device)
-    _reset_peak(device)
 
-    def peak_bytes() -> int:
-        peak = max(0, _peak(device) - base)
-        empty_caches(device)
-        _reset_peak(device)
-        return peak
+    def __init__(self, device: str) -> None:
+        """`device` is "cuda" or "cpu"."""
+        self._device = device
+        self._base = 0
 
-    yield peak_bytes
+    def start(self) -> None:
+        """Give back what is held but not used, and count from here."""
+        empty_caches(self._device)
+        if self._device == "cuda":
+            self._base = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+        elif _CLEAR_REFS.exists():
+            self._base = _resident_bytes("VmRSS")
+            _CLEAR_REFS.write_text(_RESET_PEAK, encoding="ascii")
+
+    def peak_bytes(self) -> int | None:
+        """Bytes; None where the system does not tell."""
+        if self._device == "cuda":
+            return torch.cuda.max_memory_allocated() - self._base
+        return max(0, _resident_bytes("VmHWM") - self._base) if _CLEAR_REFS.exists() else None
 
 
 def empty_caches(device: str) -> None:
@@ -104,8 +111,8 @@ def empty_caches(device: str) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def resident_weights_bytes(pipeline: Any) -> int:
-    """Bytes of all weights of a pipeline; every page of them is touched, so that none is loaded later."""
+def touch_weights(pipeline: Any) -> int:
+    """Read every weight of a pipeline once, so that none is loaded later; returns their bytes."""
     total = 0
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
@@ -115,25 +122,7 @@ def resident_weights_bytes(pipeline: Any) -> int:
     return total
 
 
-def _in_use(device: str) -> int:
-    return torch.cuda.memory_allocated() if device == "cuda" else _resident("VmRSS")
-
-
-def _peak(device: str) -> int:
-    return torch.cuda.max_memory_allocated() if device == "cuda" else _resident("VmHWM")
-
-
-def _reset_peak(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    elif _CLEAR_REFS.exists():
-        _CLEAR_REFS.write_text(_RESET_PEAK, encoding="ascii")
-
-
-def _resident(field: str) -> int:
-    """VmRSS (now) or VmHWM (peak) in bytes."""
-    if not _STATUS.exists():
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def _resident_bytes(field: str) -> int:
+    """VmRSS (now) or VmHWM (peak) of this process."""
     lines = _STATUS.read_text(encoding="ascii").splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(f"{field}:"))) * 1024

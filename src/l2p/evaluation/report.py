@@ -54,7 +54,7 @@ class SizeFigures:
     @property
     def largest_mb(self) -> float:
         """The longest bar of the memory figure."""
-        return max(1.0, self.source["peak_memory_mb"], self.pixel["peak_memory_mb"])
+        return max(1.0, self.source["peak_memory_mb"] or 0, self.pixel["peak_memory_mb"] or 0)
 
 
 def write_report(params: Params, comparison: Mapping[str, Any], path: Path = Layout.report) -> None:
