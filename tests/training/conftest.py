@@ -1,4 +1,4 @@
-"""A project folder with everything that `l2p train` reads, made in a second: random images, real embeddings, a real graft."""
+"""A project folder with everything that `l2p train` reads, made in a second: random images, a real graft."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import yaml
 from PIL import Image
 
 from l2p.config import Layout, Params, load_params
+from l2p.models.adapters import get_adapter
 from l2p.models.delta import save_delta
 from l2p.models.embeddings import write_embeddings
 from l2p.models.graft import graft
-from l2p.models.adapters import get_adapter
 from l2p.models.source import load_text_pipeline, pin_source
 from l2p.registry.store import Store
 from tests.conftest import small_params

@@ -66,7 +66,7 @@ def test_either_key_splits_the_batch_into_micro_batches(key: str) -> None:
     ],
 )
 def test_a_contradiction_is_refused_and_named(given: dict[str, Any], named: str) -> None:
-    with pytest.raises(ConfigError, match="train.deepspeed") as caught:
+    with pytest.raises(ConfigError, match=r"train\.deepspeed") as caught:
         resolve_config(train_params(given), world_size=1)
     assert named in str(caught.value)
 

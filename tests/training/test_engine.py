@@ -61,7 +61,9 @@ def test_trained_weights_are_float32_and_frozen_matrices_bfloat16_in_mixed_preci
     trained = set(subject.names)
     kinds = {name: p.dtype for name, p in subject.model.named_parameters()}
     assert {kinds[name] for name in trained} == {torch.float32}
-    assert {kind for name, kind in kinds.items() if name not in trained and name.endswith("w1.weight")} == {torch.bfloat16}
+    assert {kind for name, kind in kinds.items() if name not in trained and name.endswith("w1.weight")} == {
+        torch.bfloat16
+    }
     assert {kind for name, kind in kinds.items() if "norm" in name} == {torch.float32}
     samples = Samples(Corpus(Layout.manifest, Layout.corpus), EmbeddingStore(Layout.embeddings), load_params().train)
     batch = samples.batch(0)
@@ -109,5 +111,5 @@ def test_deepspeeds_own_refusals_name_the_section(project: Path) -> None:
 
 def test_another_number_of_launched_processes_than_configured_is_refused(project: Path) -> None:
     params = with_train(num_processes=2)
-    with pytest.raises(ConfigError, match="train.num_processes = 2, but 1"):
+    with pytest.raises(ConfigError, match=r"train\.num_processes = 2, but 1"):
         Engine(load_subject(params).model, params.train)

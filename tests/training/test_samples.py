@@ -93,8 +93,7 @@ def test_a_truncated_image_is_named(project: Path) -> None:
     path = Layout.corpus / corpus.name(4)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match=r"000004\.png: damaged image"):
-        for step in range(4):
-            open_samples().batch(step)
+        list(map(open_samples().batch, range(4)))
 
 
 def test_an_image_of_another_size_is_named(project: Path) -> None:

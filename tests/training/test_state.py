@@ -81,7 +81,9 @@ def test_the_first_difference_is_told_in_words() -> None:
     assert first_difference(old, old) is None
     assert first_difference(old, {**old, "train": {"a": 1, "b": 3}}) == "train.b was 2 and is 3"
     assert first_difference(old, {**old, "train": {"a": 1}}) == "train.b was 2 and is None"
-    assert first_difference(old, {**old, "files": {"x": "1" * 64}}) == "files.x was 000000000000... and is 111111111111..."
+    assert (
+        first_difference(old, {**old, "files": {"x": "1" * 64}}) == "files.x was 000000000000... and is 111111111111..."
+    )
 
 
 def test_the_clock_stands_still_while_paused_and_goes_on_from_before() -> None:

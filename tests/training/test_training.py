@@ -101,7 +101,9 @@ def test_a_training_lowers_the_loss_and_writes_everything_it_promises(project: P
     assert set(card["tensors"]) == set(names_trained) | set(model.new_tensors())
     assert card["sampler"] == params.sampling.pixel.model_dump()
     kept = kept_tensors(model, SourcePin.load(Layout.source))
-    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in kept.items() if name not in names_trained)
+    assert all(
+        torch.equal(model.state_dict()[name], tensor) for name, tensor in kept.items() if name not in names_trained
+    )
 
     assert sorted(path.name for path in Layout.checkpoints.glob("step-*")) == ["step-000020", "step-000040"]
     check_mlflow_run(params)
@@ -159,7 +161,9 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_is_used(
 
     for folder in Layout.checkpoints.glob("step-*"):
         (folder / "ema.safetensors").unlink()
-    with pytest.raises(TrainingError, match=r"models/checkpoints: every checkpoint is damaged .*ema.safetensors is missing"):
+    with pytest.raises(
+        TrainingError, match=r"models/checkpoints: every checkpoint is damaged .*ema.safetensors is missing"
+    ):
         stage.run(params)
 
 
@@ -265,7 +269,7 @@ def test_a_graft_of_another_source_is_refused(project: Path) -> None:
 
 
 def test_contradictory_deepspeed_keys_stop_it_before_it_starts(project: Path) -> None:
-    with pytest.raises(ConfigError, match="train.deepspeed.gradient_clipping"):
+    with pytest.raises(ConfigError, match=r"train\.deepspeed\.gradient_clipping"):
         stage.run(with_train(deepspeed={"gradient_clipping": 3.0}))
 
 

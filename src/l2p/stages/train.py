@@ -15,6 +15,6 @@ def run(params: Params) -> None:
     load_pixel_model(Layout.pixel)  # what was written must load before anything is built on it
     result = read_json(Layout.training / RESULT, written_by="l2p train")
     print(
-        f"trained {result['trainable_parameters']:,} of {result['total_parameters']:,} parameters for {result['steps']} "
+        f"trained {result['trainable_parameters']:,} of {result['total_parameters']:,} parameters in {result['steps']} "
         f"steps: loss {result['final_loss']:.4f}, {result['images_per_s']:.1f} images/s, {result['seconds']:.0f} s"
     )

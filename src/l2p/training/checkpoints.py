@@ -76,7 +76,7 @@ class Checkpoints:
             log.warning("%s: damaged checkpoint (%s); using an older one.", self._folder / tag, damage)
         if tags:
             raise TrainingError(
-                f"{self._folder}: every checkpoint is damaged ({damages[0]}). Delete the folder to train from the start."
+                f"{self._folder}: every checkpoint is damaged ({damages[0]}). Delete the folder to train anew."
             )
         return None
 

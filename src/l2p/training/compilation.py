@@ -1,6 +1,6 @@
 """Owns torch.compile for training: each repeated block and the head on its own, one compilation per shape.
 
-Compiling regions instead of the whole model costs one block, not all of them. Shapes are compiled exactly (never "dynamic
+Compiling regions instead of the whole model costs one block, not all. Shapes are compiled exactly (never "dynamic
 after the second one"), so a resumed run uses the kernels that an uninterrupted one would.
 """
 

@@ -1,4 +1,4 @@
-"""Owns DeepSpeed's configuration: the user's own keys under `train.deepspeed`, merged with what params.yaml says elsewhere.
+"""Owns DeepSpeed's configuration: the user's keys under `train.deepspeed`, merged with the rest of params.yaml.
 
 A key may be said twice only if both agree. Nothing here imports deepspeed, so that a contradiction is told at once.
 """
@@ -89,9 +89,7 @@ def _refuse_foreign_keys(given: dict[str, Any]) -> None:
         elif key in _ELSEWHERE:
             raise ConfigError(f"train.deepspeed.{key}: not set here; {_ELSEWHERE[key]}. Remove `{key}`.")
         elif key not in _FREE_KEYS:
-            raise ConfigError(
-                f"train.deepspeed.{key}: not a key that DeepSpeed would use here. Known: {', '.join(sorted(_FREE_KEYS))}."
-            )
+            raise ConfigError(f"train.deepspeed.{key}: not a key of use here. Known: {', '.join(sorted(_FREE_KEYS))}.")
 
 
 def _batch_split(train: TrainParams, given: dict[str, Any], world_size: int) -> tuple[int, int]:
@@ -118,7 +116,7 @@ def _zero(given: dict[str, Any]) -> dict[str, Any]:
     stage = zero.get("stage", 1)
     if stage not in range(1, MAX_ZERO_STAGE + 1):
         raise ConfigError(
-            f"train.deepspeed.zero_optimization.stage = {stage!r}: stages 1 and 2 are supported. Only the ends of the model "
+            f"train.deepspeed.zero_optimization.stage = {stage!r}: stages 1 and 2 are supported. Only the model's ends "
             "train, so their optimizer states are what is worth splitting."
         )
     return {**zero, "stage": stage}
@@ -139,11 +137,13 @@ def _check_agreement(given: dict[str, Any], ours: dict[str, Any], train: TrainPa
     }
     for key, (field, value) in rules.items():
         if key in given and given[key] != value:
-            raise ConfigError(f"train.deepspeed.{key} = {given[key]!r} contradicts {field} = {value!r}. Remove `{key}`.")
+            raise ConfigError(
+                f"train.deepspeed.{key} = {given[key]!r} contradicts {field} = {value!r}. Remove `{key}`."
+            )
     autocast = ours["torch_autocast"]
     if given.get("torch_autocast") is not None and autocast["enabled"] != (train.dtype == "bfloat16"):
         raise ConfigError(
-            f"train.deepspeed.torch_autocast.enabled = {autocast['enabled']!r} contradicts train.dtype = {train.dtype!r}. "
+            f"train.deepspeed.torch_autocast.enabled = {autocast['enabled']!r} against train.dtype {train.dtype!r}. "
             "Remove `torch_autocast`."
         )
     if autocast["dtype"] not in ("bfloat16", "bf16"):

@@ -1,4 +1,4 @@
-"""Owns DeepSpeed: the only importer. Processes, precision, gradient reduction, clipping, ZeRO, and the files of its state.
+"""Owns DeepSpeed: the only importer. Processes, precision, clipping, ZeRO, and the files of its state.
 
 Everything else of the training sees an `Engine` with predict, backward, step, save and load.
 """
@@ -109,7 +109,9 @@ class Engine:
                 f"Delete {folder} to train from the start."
             ) from error
         if path is None:
-            raise TrainingError(f"{folder / tag}: DeepSpeed finds no checkpoint in it. Delete {folder} to train from the start.")
+            raise TrainingError(
+                f"{folder / tag}: DeepSpeed finds no checkpoint in it. Delete {folder} to train from the start."
+            )
 
 
 class _Predict(nn.Module):
@@ -135,9 +137,13 @@ def start_process(train: TrainParams) -> torch.device:
     _describe_lone_process()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     if local != train.num_processes:
-        raise ConfigError(f"train.num_processes = {train.num_processes}, but {local} processes were launched on this machine.")
+        raise ConfigError(
+            f"train.num_processes = {train.num_processes}, but {local} processes were launched on this machine."
+        )
     if on_gpu and torch.cuda.device_count() < train.num_processes:
-        raise ConfigError(f"train.num_processes = {train.num_processes}, but there are {torch.cuda.device_count()} GPUs.")
+        raise ConfigError(
+            f"train.num_processes = {train.num_processes}, but there are {torch.cuda.device_count()} GPUs."
+        )
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)

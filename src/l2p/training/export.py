@@ -36,7 +36,9 @@ def check_frozen(model: PixelTransformer, names: list[str], pin: SourcePin) -> N
     source = kept_tensors(model, pin)
     for name, tensor in state.items():
         if name not in trained and not torch.equal(tensor.cpu(), source[name].to(tensor.dtype)):
-            raise TrainingError(f"{name}: frozen, but no longer the source's. This is a fault of l2p; nothing was stored.")
+            raise TrainingError(
+                f"{name}: frozen, but no longer the source's. This is a fault of l2p; nothing was stored."
+            )
 
 
 def check_stored(path: Path, expected: set[str]) -> None:

@@ -133,6 +133,6 @@ class Trainer:
         write_json(path, {"step": step, "samples": samples})
         bad = [sample["prompt_id"] for sample in samples if not math.isfinite(float(sample["loss"]))]
         return TrainingError(
-            f"step {step}: the loss is not finite for prompts {', '.join(map(repr, bad[:5]))} ({len(bad)} samples, all in "
+            f"step {step}: the loss is not finite for prompts {', '.join(map(repr, bad[:5]))} ({len(bad)} in all, in "
             f"{path}). Lower train.learning_rate, or set train.dtype: float32."
         )

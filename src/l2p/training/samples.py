@@ -89,7 +89,9 @@ class Corpus:
             raise DataError(f"{path}: damaged image ({error}). Run `l2p validate` to quarantine it.") from error
         if (image.height, image.width) != self.size_px:
             height, width = self.size_px
-            raise DataError(f"{path}: {image.width}x{image.height} pixels, accepted as {width}x{height}. Run `l2p validate`.")
+            raise DataError(
+                f"{path}: {image.width}x{image.height} pixels, accepted as {width}x{height}. Run `l2p validate`."
+            )
         if hashlib.sha256(data).hexdigest() != self._digests[row]:
             raise DataError(f"{path}: changed since it was accepted (its sha256 is another). Run `l2p validate`.")
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
@@ -181,8 +183,9 @@ def _read_manifest(path: Path) -> pd.DataFrame:
     try:
         rows = pd.read_parquet(path, columns=_COLUMNS)
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: not a manifest ({' '.join(str(error).split())[:200]}). Run `l2p validate` again.") from error
+        raise DataError(
+            f"{path}: not a manifest ({' '.join(str(error).split())[:200]}). Run `l2p validate` again."
+        ) from error
     if rows.empty:
         raise DataError(f"{path}: no accepted image. Look at {Layout.quarantine} for the reasons.")
     return rows
-

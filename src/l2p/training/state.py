@@ -1,4 +1,4 @@
-"""Owns what a resumed training needs beside the engine's own state: progress, averaged weights, and what it was made for.
+"""Owns what a resumed training needs beside the engine's state: progress, averaged weights, what it was made for.
 
 Random numbers are no state: they are drawn anew from (seed, step, sample), so a resumed run draws what an uninterrupted
 one would.
@@ -70,7 +70,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the parameters after step `step` (from 0); early steps count for more, so that no start value stays."""
+        """Take in the parameters after step `step` (from 0); early steps count more, so that no start value stays."""
         decay = min(self._decay, (1 + step) / (_EMA_WARM_UP + step))
         torch._foreach_lerp_(list(self._averages.values()), list(self._parameters.values()), 1 - decay)
 
