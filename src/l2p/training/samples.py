@@ -13,7 +13,7 @@ import hashlib
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch import Tensor
 from l2p.config import Layout, TrainParams
 from l2p.diffusion.timesteps import draw_sigma
 from l2p.errors import DataError, MissingFileError
-from l2p.models.adapters.base import PromptEmbedding
+from l2p.models.adapters.base import PromptEmbedding, to_device
 from l2p.models.embeddings import EMPTY_PROMPT_ID, EmbeddingStore
 from l2p.training.state import Draw, random_source
 
@@ -46,10 +46,10 @@ class Corpus:
             DataError: it is damaged or empty, or its images have several sizes.
         """
         self._rows, self._folder = _read_manifest(manifest), folder
-        sizes = self._rows[["height_px", "width_px"]].drop_duplicates()
+        sizes = set(zip(self._rows.height_px.tolist(), self._rows.width_px.tolist(), strict=True))
         if len(sizes) != 1:
             raise DataError(f"{manifest}: images of {len(sizes)} sizes; one training needs one size. Split the corpus.")
-        self.size_px: tuple[int, int] = (int(sizes.iloc[0, 0]), int(sizes.iloc[0, 1]))
+        self.size_px: tuple[int, int] = sizes.pop()
         self._names: list[str] = self._rows.file_name.tolist()
         self._digests: list[str] = self._rows.sha256.tolist()
         self.prompt_ids: list[str] = self._rows.prompt_id.tolist()
@@ -114,9 +114,13 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """With its tensors on `device`."""
-        tensors = (t.to(device, non_blocking=True) for t in (self.x0_BCHW, self.noise_BCHW, self.sigma_B))
-        texts = [{key: t.to(device, non_blocking=True) for key, t in text.items()} for text in self.embeddings]
-        return Batch(*tensors, embeddings=texts, prompt_ids=self.prompt_ids, rows=self.rows)
+        return replace(
+            self,
+            x0_BCHW=self.x0_BCHW.to(device),
+            noise_BCHW=self.noise_BCHW.to(device),
+            sigma_B=self.sigma_B.to(device),
+            embeddings=[to_device(text, device, torch.float32) for text in self.embeddings],
+        )
 
 
 class Samples:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,14 +90,16 @@ def _train(
     made_for: dict[str, Any],
 ) -> None:
     train, model = params.train, subject.model
-    first = engine.rank == 0
     samples = Samples(corpus, embeddings, train, rank=engine.rank, world_size=engine.world_size)
-    ema = Ema({name: model.get_parameter(name) for name in subject.names}, train.ema_decay) if first else None
+    ema = (
+        Ema({name: model.get_parameter(name) for name in subject.names}, train.ema_decay) if engine.rank == 0 else None
+    )
     checkpoints = Checkpoints(Layout.checkpoints, engine, fingerprint=made_for)
     progress = checkpoints.resume(ema)
-    with _tracker(params) if first else nullcontext() as tracker:
-        desk = None
-        if ema is not None:
+    if ema is None:
+        Trainer(model, engine, samples, train=train, checkpoints=checkpoints, desk=None).run(progress)
+    else:
+        with _tracker(params) as tracker:
             preview = Preview(
                 model,
                 corpus,
@@ -108,11 +109,9 @@ def _train(
                 autocast_dtype=engine.autocast_dtype,
             )
             desk = Desk(ema, preview, Record(Layout.training, tracker, num_steps=train.num_steps))
-        trainer = Trainer(model, engine, samples, train=train, checkpoints=checkpoints, desk=desk)
-        progress = trainer.run(progress)
-        if desk is not None:
+            progress = Trainer(model, engine, samples, train=train, checkpoints=checkpoints, desk=desk).run(progress)
             sampler = params.sampling.pixel.model_dump()
-            export(model, desk.ema, Layout.pixel, names=subject.names, pin=subject.pin, sampler=sampler)
+            export(model, ema, Layout.pixel, names=subject.names, pin=subject.pin, sampler=sampler)
             write_json(Layout.training / RESULT, _result(params, subject, engine, desk.record, progress))
     engine.wait_for_all()
 
