@@ -143,7 +143,8 @@ def _check_agreement(given: dict[str, Any], ours: dict[str, Any], train: TrainPa
     autocast = ours["torch_autocast"]
     if given.get("torch_autocast") is not None and autocast["enabled"] != (train.dtype == "bfloat16"):
         raise ConfigError(
-            f"train.deepspeed.torch_autocast.enabled = {autocast['enabled']!r} against train.dtype {train.dtype!r}. "
+            f"train.deepspeed.torch_autocast.enabled = {autocast['enabled']!r} contradicts train.dtype = "
+            f"{train.dtype!r}. "
             "Remove `torch_autocast`."
         )
     if autocast["dtype"] not in ("bfloat16", "bf16"):
