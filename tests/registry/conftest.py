@@ -48,6 +48,7 @@ def project_template(
         patch.chdir(folder)
         shutil.copy(empty_store, "mlflow.db")
         Path("params.yaml").write_text(yaml.safe_dump(small_params(tiny_source)), encoding="utf-8")
+        Path("dvc.yaml").write_text("stages: {}\n", encoding="utf-8")
         for delta in (Layout.init, Layout.pixel):
             shutil.copytree(tiny_delta, delta)
         pin = pin_source(str(tiny_source))

@@ -93,6 +93,11 @@ def test_the_run_holds_everything_a_reader_needs(registered: ModelVersion) -> No
     assert read_json(store.fetch(registered.run_id, "geneval/pixel/scores.json"), written_by="")["overall"] == 0.88
 
 
+def test_dvc_finds_no_second_pipeline_among_the_artifacts(registered_template: Path) -> None:
+    assert list(registered_template.rglob("dvc.yaml")) == [registered_template / "dvc.yaml"]
+    assert len(list(registered_template.glob("mlruns/**/pipeline.yaml"))) == 1
+
+
 def test_the_version_carries_a_model_card(registered: ModelVersion) -> None:
     client = Store("sqlite:///mlflow.db", "l2p").client
     description = client.get_model_version(NAME, "1").description

@@ -15,7 +15,9 @@ from l2p.registry.lineage import MODELS, SCORES, Lineage
 from l2p.registry.store import Dataset, MetricPoint, Store
 
 LINEAGE_FILE = "lineage.json"
+PIPELINE_COPY = "pipeline.yaml"  # a dvc.yaml under mlruns would be a pipeline of its own to DVC
 
+_PIPELINE = Path("dvc.yaml")
 _STEP = "step"
 
 
@@ -33,6 +35,8 @@ def log_evidence(store: Store, run_id: str, *, params: Params, summary: Mapping[
     store.log_metrics(run_id, [*curves(Layout.training / "curves.csv"), *_figures(summary)])
     store.log_datasets(run_id, datasets(lineage))
     store.log_json(run_id, lineage.to_json(), LINEAGE_FILE)
+    if _PIPELINE.is_file():
+        store.log_text(run_id, _PIPELINE.read_text(encoding="utf-8"), f"project/{PIPELINE_COPY}")
     for path, folder in _files():
         store.log_file(run_id, path, folder)
 
@@ -82,7 +86,6 @@ def _files() -> Iterator[tuple[Path, str]]:
     """(file, artifact folder) of everything that is there."""
     candidates = [
         (Path("params.yaml"), "project"),
-        (Path("dvc.yaml"), "project"),
         (Layout.source, "project"),
         (Layout.training / "curves.csv", "training"),
         (Layout.training / "result.json", "training"),

@@ -209,8 +209,12 @@ class Store:
 
     def log_json(self, run_id: str, value: Any, name: str) -> None:
         """Write a JSON artifact."""
+        self.log_text(run_id, json.dumps(value, indent=2) + "\n", name)
+
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        """Write a text artifact."""
         with registry_errors(f"logging {name}"):
-            self.client.log_text(run_id, json.dumps(value, indent=2) + "\n", name)
+            self.client.log_text(run_id, text, name)
 
     def fetch(self, run_id: str, name: str) -> Path:
         """Path of an artifact; a local store hands out its own file, a remote one a copy."""
