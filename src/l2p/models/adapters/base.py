@@ -51,6 +51,9 @@ class Adapter:
         for name in self.tail:
             transformer.set_submodule(name, Passthrough())
 
+    def prepare_training(self, transformer: nn.Module) -> None:
+        """Swap in what trains or compiles faster and computes the same, in place; nothing by default."""
+
     def source_tail(self, config: dict[str, Any]) -> tuple[str, ...]:
         """Names of the source's own tail, which the graft leaves behind."""
         return self.tail

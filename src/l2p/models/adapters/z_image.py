@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from l2p.models.adapters.base import Adapter, PromptEmbedding, TextInputs
+from l2p.models.adapters.z_image_attention import RealRotaryAttention
 
 MAX_CAPTION_TOKENS = 512  # what the pipeline truncates to
 
@@ -40,6 +41,12 @@ class ZImageAdapter(Adapter):
         """Also tell the class its output width: unpatchify reads the attribute, not the config."""
         super().graft(transformer, dim)
         setattr(transformer, "out_channels", dim)  # noqa: B010 (nn.Module declares its attributes as tensors)
+
+    def prepare_training(self, transformer: nn.Module) -> None:
+        """Attention that torch.compile takes whole."""
+        for name in ("noise_refiner", "context_refiner", "layers"):
+            for block in transformer.get_submodule(name).children():
+                block.get_submodule("attention").processor = RealRotaryAttention()
 
     def call(self, transformer: nn.Module, patches_BChw: Tensor, sigma_B: Tensor, text: TextInputs) -> Tensor:
         """Z-Image takes time 1 - sigma and lists of [C, 1, h, w]."""
