@@ -46,7 +46,8 @@ class ZImageAdapter(Adapter):
         """Attention that torch.compile takes whole."""
         for name in ("noise_refiner", "context_refiner", "layers"):
             for block in transformer.get_submodule(name).children():
-                block.get_submodule("attention").processor = RealRotaryAttention()
+                attention: Any = block.get_submodule("attention")
+                attention.processor = RealRotaryAttention()
 
     def call(self, transformer: nn.Module, patches_BChw: Tensor, sigma_B: Tensor, text: TextInputs) -> Tensor:
         """Z-Image takes time 1 - sigma and lists of [C, 1, h, w]."""
