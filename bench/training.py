@@ -152,7 +152,7 @@ def plain_loop(loop: Loop, params: Params) -> Iterator[Callable[[int], None]]:
     if loop.all_trained:
         model.requires_grad_(True)
     else:
-        model.set_trainable(end_blocks=train.end_blocks, train_refiners=train.train_refiners)
+        model.set_trainable(train.trainable)
     if loop.checkpointing:
         model.enable_gradient_checkpointing()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

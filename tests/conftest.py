@@ -82,7 +82,7 @@ def small_params(source: Path) -> dict:
     params["source"]["path"] = str(source)
     params["prompts"]["count"] = 12
     params["synthesize"] |= {"images_per_prompt": 1, "num_steps": 2, "batch_size": 4, "guidance_scale": 0.0}
-    params["convert"] |= {"head": {"widths": [4, 8, 8, 16]}, "init": "random"}
+    params["convert"] |= {"head": {"type": "official", "widths": [4, 8, 8, 16]}, "init": "random"}
     params["train"] |= {
         "num_steps": 6,
         "batch_size": 4,

@@ -78,9 +78,19 @@ class EmbedParams(Section):
 class HeadParams(Section):
     """The detailer head."""
 
+    type: Literal["official", "unet"] = Field(
+        description="`official`: the published head; `unet`: normalised residual blocks, bounded cost at any patch."
+    )
     widths: tuple[int, ...] = Field(
         min_length=1, description="Channels per level, outermost first; official: 64, 128, 256, 512."
     )
+
+
+class EmbedderParams(Section):
+    """The patch embedder."""
+
+    max_parameters: int = Field(gt=0, description="Above this many weights the linear embedder gets a bottleneck.")
+    rank: int = Field(gt=0, description="Width of that bottleneck.")
 
 
 class ConvertParams(Section):
@@ -88,6 +98,7 @@ class ConvertParams(Section):
 
     patch_size_px: int = Field(gt=0, description="Side of the square RGB patches that become tokens.")
     head: HeadParams
+    embedder: EmbedderParams
     prediction: Literal["velocity", "x0"] = Field(description="What the head predicts; the paper: velocity.")
     init: Literal["random", "fitted"] = Field(
         description="How the new ends start: `random` (paper), or `fitted` to the source (decision 0003)."
@@ -103,6 +114,17 @@ class ConvertParams(Section):
         return self
 
 
+class TrainableParams(Section):
+    """What is trained; everything else stays the source's, bit for bit."""
+
+    embedder: bool = Field(description="The patch embedder.")
+    first_blocks: int = Field(ge=0, description="Image blocks trained at the start of the transformer (n in the paper).")
+    last_blocks: int = Field(ge=0, description="Image blocks trained at its end (n in the paper).")
+    refiners: bool = Field(description="Refiner blocks and text projections, as in the official release.")
+    pad_tokens: bool = Field(description="Learned pad tokens, where the source has them.")
+    head: bool = Field(description="The detailer head.")
+
+
 class TrainParams(Section):
     """The transfer."""
 
@@ -114,8 +136,7 @@ class TrainParams(Section):
     decay_share: float = Field(ge=0, le=1, description="Share of the run, at its end, over which the rate falls to 0.")
     max_grad_norm: float = Field(gt=0, description="Gradient clipping.")
     ema_decay: float = Field(ge=0, lt=1, description="Decay of the averaged weights; 0 keeps the last weights.")
-    end_blocks: int = Field(ge=0, description="Blocks trained at each end of the transformer (n in the paper).")
-    train_refiners: bool = Field(description="Also train the refiner blocks, as the official release does.")
+    trainable: TrainableParams
     caption_dropout: float = Field(ge=0, lt=1, description="Share of samples trained with the empty prompt.")
     timesteps: Literal["uniform", "logit_normal", "official_1k"] = Field(description="How sigma is drawn.")
     shift: float = Field(gt=0, description="Time shift of the draw; larger = more noise.")
@@ -137,7 +158,7 @@ class SamplerParams(Section):
     """How a model draws an image."""
 
     num_steps: int = Field(gt=0, description="Denoising steps.")
-    guidance_scale: float = Field(ge=0, description="Classifier-free guidance: v = v_c + g (v_c - v_u); 0 = none.")
+    guidance_scale: float = Field(ge=0, description="Guidance as the source's own pipeline takes it (decision 0005).")
     shift: float | None = Field(default=None, gt=0, description="Time shift; null: the scheduler's own.")
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F  # noqa: N812
 
+from l2p.config import TrainableParams
 from l2p.errors import ModelError, SourceError
 from l2p.models.adapters import ADAPTERS, get_adapter
 from l2p.models.delta import load_pixel_model, read_delta_card
@@ -27,6 +28,11 @@ PROMPTS = ["a photo of a red circle", "a photo of a star left of a square on a p
 @pytest.fixture(scope="module")
 def pipeline(tiny_source: Path) -> Any:
     return load_source_pipeline(pin_source(str(tiny_source)))
+
+
+def trainable(end_blocks: int, **parts: bool) -> TrainableParams:
+    on = {"embedder": True, "head": True, "refiners": True, "pad_tokens": True}
+    return TrainableParams(first_blocks=end_blocks, last_blocks=end_blocks, **{**on, **parts})
 
 
 def _text(pipeline: Any) -> Any:
@@ -76,7 +82,7 @@ def test_kept_weights_equal_the_source_and_only_the_ends_learn(tiny_source: Path
     for name, tensor in model.dit.state_dict().items():
         if not name.startswith("all_x_embedder"):
             assert torch.equal(tensor, source[name]), name
-    names = model.set_trainable(end_blocks=1, train_refiners=False)
+    names = model.set_trainable(trainable(1, refiners=False))
     model.predict(torch.randn(2, 3, 64, 64), torch.tensor([0.3, 0.8]), _text(pipeline)).square().mean().backward()
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == (name in names)
@@ -85,9 +91,30 @@ def test_kept_weights_equal_the_source_and_only_the_ends_learn(tiny_source: Path
     assert {"dit.layers.0", "dit.layers.2"} <= {".".join(name.split(".")[:3]) for name in names}
 
 
-def test_more_end_blocks_than_half_are_refused(tiny_source: Path) -> None:
-    with pytest.raises(ModelError, match="end_blocks = 2"):
-        graft(pin_source(str(tiny_source)), seed=0, **SETTINGS).set_trainable(end_blocks=2, train_refiners=True)
+def test_ends_that_overlap_are_refused_and_so_is_training_nothing(tiny_source: Path) -> None:
+    model = graft(pin_source(str(tiny_source)), seed=0, **SETTINGS)
+    with pytest.raises(ModelError, match=r"first_blocks = 2, last_blocks = 2.*3 blocks"):
+        model.set_trainable(trainable(2))
+    nothing = {"embedder": False, "head": False, "refiners": False, "pad_tokens": False}
+    with pytest.raises(ModelError, match="nothing is trained"):
+        model.set_trainable(trainable(0, **nothing))
+
+
+def test_each_part_of_the_trainable_set_switches_its_own_tensors(tiny_source: Path) -> None:
+    model = graft(pin_source(str(tiny_source)), seed=0, **SETTINGS)
+    off = {"embedder": False, "head": False, "refiners": False, "pad_tokens": False}
+    parts = {
+        "embedder": ("dit.all_x_embedder.",),
+        "head": ("head.",),
+        "refiners": ("dit.noise_refiner.", "dit.context_refiner.", "dit.cap_embedder.", "dit.t_embedder."),
+        "pad_tokens": ("dit.x_pad_token", "dit.cap_pad_token"),
+    }
+    for part, prefixes in parts.items():
+        names = model.set_trainable(trainable(0, **{**off, part: True}))
+        assert all(name.startswith(prefixes) for name in names), part
+        assert all(any(name.startswith(prefix) for name in names) for prefix in prefixes), part
+    first_only = model.set_trainable(trainable(0, **off).model_copy(update={"first_blocks": 2}))
+    assert {name.split(".")[2] for name in first_only} == {"0", "1"}
 
 
 def test_the_official_head_has_the_published_tensors() -> None:
@@ -113,7 +140,9 @@ def test_the_noise_match_tells_the_backbone_the_lower_noise_and_keeps_the_input_
     """At s the backbone sees sigma' = s sigma / (1 - sigma + s sigma) and pixels times (1 - sigma') / (1 - sigma)."""
     model = graft(pin_source(str(tiny_source)), seed=0, **{**SETTINGS, "snr_scale": 0.25})
     seen: dict[str, torch.Tensor] = {}
-    model.adapter = type("Spy", (), {"call": lambda self, dit, patches, sigma, text: seen.update(p=patches, s=sigma)})()
+    model.adapter = type(
+        "Spy", (), {"call": lambda self, dit, patches, sigma, text, guidance: seen.update(p=patches, s=sigma)}
+    )()
     pixels, sigma = torch.randn(1, 3, 16, 16), torch.tensor([0.5])
     model.tokens(pixels, sigma, {})
     assert seen["s"].item() == pytest.approx(0.2)

@@ -97,7 +97,7 @@ def test_a_training_lowers_the_loss_and_writes_everything_it_promises(project: P
     assert result["final_loss"] == pytest.approx(losses[-1], rel=1e-4)
 
     card = read_delta_card(Layout.pixel)
-    names_trained = model.set_trainable(end_blocks=params.train.end_blocks, train_refiners=params.train.train_refiners)
+    names_trained = model.set_trainable(params.train.trainable)
     assert set(card["tensors"]) == set(names_trained) | set(model.new_tensors())
     assert card["sampler"] == params.sampling.pixel.model_dump()
     kept = kept_tensors(model, SourcePin.load(Layout.source))
@@ -230,7 +230,7 @@ def test_a_loss_that_is_not_finite_stops_it_and_names_step_and_prompts(project: 
     prompt = pd.read_parquet(Layout.manifest).prompt_id[0]
     index = pd.read_parquet(Layout.embeddings / "index.parquet").set_index("prompt_id")
     tensors = load_file(Layout.embeddings / TENSORS)
-    tensors["cap_feats"][index.start[prompt]] = torch.nan
+    tensors["cap_feats"][index["start.cap_feats"][prompt]] = torch.nan
     save_file(tensors, Layout.embeddings / TENSORS)
     with pytest.raises(TrainingError, match=rf"step \d+: the loss is not finite for prompts '{prompt}'"):
         stage.run(with_train(caption_dropout=0.0))

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 
 from l2p.errors import ModelError
 from l2p.files import atomic_path, read_json, sha256_file, write_json
-from l2p.models.graft import kept_tensors
+from l2p.models.graft import build_empty, kept_tensors
 from l2p.models.pixel_transformer import PixelTransformer, tensor_dtype
 from l2p.models.source import SourcePin, verify_source
-from l2p.models.weights import assign, check_complete, read_tensors
+from l2p.models.weights import assign, check_complete, index_file
 
 CARD, WEIGHTS, CONFIG = "delta.json", "delta.safetensors", "config.json"
 
@@ -67,10 +67,11 @@ def load_pixel_model(folder: Path, *, device: str = "cpu", dtype: str = "float32
         raise ModelError(
             f"{weights}: missing or not what {CARD} says (sha256 {card['weights_sha256'][:12]}). Restore it."
         )
-    config = read_json(folder / CONFIG, written_by="l2p train")
-    model = PixelTransformer.from_config({key: value for key, value in config.items() if not key.startswith("_")})
-    kept, delta = kept_tensors(model, pin), read_tensors(weights)
-    assign(model, kept, origin=f"{pin.path}/transformer")
-    assign(model, delta, origin=str(weights))
-    check_complete(model, set(kept) | set(delta), origin=str(weights))
-    return model.to(device, tensor_dtype(dtype)).eval()
+    model = build_empty(read_json(folder / CONFIG, written_by="l2p train"))
+    kept, delta = kept_tensors(model, pin), index_file(weights)
+    wanted = tensor_dtype(dtype)
+    untouched = {name: stored for name, stored in kept.items() if name not in delta}
+    assign(model, untouched, origin=f"{pin.path}/transformer", dtype=wanted, device=device)
+    assign(model, delta, origin=str(weights), dtype=wanted, device=device)
+    check_complete(model, {*kept, *delta}, origin=str(weights))
+    return model.to(device, wanted).eval()

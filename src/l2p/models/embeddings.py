@@ -1,4 +1,8 @@
-"""Owns stored prompt embeddings: all prompts end to end in one safetensors file, with an index, read lazily."""
+"""Owns stored prompt embeddings: all prompts end to end in one safetensors file, with an index, read lazily.
+
+The index has a row per prompt, and per tensor of an embedding its first row and its number of rows: a pooled vector has
+one row where the caption has as many as tokens.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +29,14 @@ def write_embeddings(
     """Write one embedding per prompt id (tensors [L_i, ...], equal keys), atomically; `card` goes to report.json."""
     folder.mkdir(parents=True, exist_ok=True)
     keys = list(embeddings[0])
-    lengths = [len(embedding[keys[0]]) for embedding in embeddings]
     joined = {key: torch.cat([embedding[key] for embedding in embeddings]).contiguous() for key in keys}
     with atomic_path(folder / TENSORS) as partial:
         save_file(joined, partial)
-    starts = [0, *itertools.accumulate(lengths[:-1])]
-    index = pd.DataFrame({"prompt_id": prompt_ids, "start": starts, "length": lengths})
+    index = pd.DataFrame({"prompt_id": prompt_ids})
+    for key in keys:
+        lengths = [len(embedding[key]) for embedding in embeddings]
+        index[f"start.{key}"] = [0, *itertools.accumulate(lengths[:-1])]
+        index[f"length.{key}"] = lengths
     with atomic_path(folder / INDEX) as partial:
         index.to_parquet(partial, index=False)
     write_json(folder / REPORT, {**card, "count": len(index), "sha256": sha256_file(folder / TENSORS)})
@@ -50,9 +56,12 @@ class EmbeddingStore:
                 raise MissingFileError(f"{folder / name}: not found. `l2p embed` writes it; run that first.")
         index = pd.read_parquet(folder / INDEX)
         self._folder = folder
-        ids, starts, lengths = (index[name].tolist() for name in ("prompt_id", "start", "length"))
-        self._spans = {key: (start, start + length) for key, start, length in zip(ids, starts, lengths, strict=True)}
+        self._rows = {prompt_id: row for row, prompt_id in enumerate(index["prompt_id"])}
         self._file = safe_open(folder / TENSORS, framework="pt")
+        keys = list(self._file.keys())
+        if missing := [key for key in keys if f"start.{key}" not in index]:
+            raise DataError(f"{folder / INDEX}: does not say where {missing[0]!r} lies. Run `l2p embed` again.")
+        self._spans = {key: (index[f"start.{key}"].tolist(), index[f"length.{key}"].tolist()) for key in keys}
 
     def get(self, prompt_id: str) -> PromptEmbedding:
         """Embedding of `prompt_id` ("" is the empty prompt), tensors [L, ...].
@@ -60,9 +69,11 @@ class EmbeddingStore:
         Raises:
             DataError: this prompt was never embedded.
         """
-        if prompt_id not in self._spans:
+        if prompt_id not in self._rows:
             raise DataError(
                 f"{self._folder / INDEX}: no prompt {prompt_id!r}. Run `l2p embed` again after changing prompts."
             )
-        start, stop = self._spans[prompt_id]
-        return {key: self._file.get_slice(key)[start:stop] for key in self._file.keys()}  # noqa: SIM118 (not a dict)
+        row, found = self._rows[prompt_id], {}
+        for key, (starts, lengths) in self._spans.items():
+            found[key] = self._file.get_slice(key)[starts[row] : starts[row] + lengths[row]]
+        return found

@@ -63,7 +63,7 @@ def fit_graft(
         calibration: some hundred images of the source.
         ridge: regularisation of both fits, in units of squared pixel values in [-1, 1].
         seed: seed of what stays random (the head).
-        settings: patch_size and head_widths of `PixelTransformer`.
+        settings: patch_size, head_type, head_widths, embedder_rank of `PixelTransformer`.
 
     Raises:
         ModelError: the patch is too large to be fitted.
@@ -79,14 +79,26 @@ def fit_graft(
         linear_readout=True,
         **settings,
     )
-    weight, bias = model.adapter.source_embedding(source_tensors(pin))
-    embedder = model.dit.get_submodule(model.adapter.embedder)
-    with torch.no_grad():
-        embedder.weight.copy_((weight.double() @ encoder.weight).reshape(embedder.weight.shape))
-        embedder.bias.copy_(bias)
+    _start_embedder(model, encoder, pin)
     shift = float(load_source_config(pin, "scheduler")["shift"]) / encoder.noise_gain
     _fit_readout(model, pixels, calibration.embeddings, ridge=ridge, shift=shift)
     return model, encoder
+
+
+@torch.no_grad()
+def _start_embedder(model: PixelTransformer, encoder: EncoderFit, pin: SourcePin) -> None:
+    """Make the patch embedder the source's own after the linear encoder, in place."""
+    embedder = model.dit.get_submodule(model.adapter.embedder)
+    if not hasattr(embedder, "weight"):
+        raise ModelError(
+            "convert.init: fitted needs a linear patch embedder, and this one has a bottleneck. Raise "
+            "convert.embedder.max_parameters, or set convert.init: random."
+        )
+    tensors = {name: stored.read() for name, stored in source_tensors(pin).items() if model.adapter.left_behind(name)}
+    weight, bias = model.adapter.source_embedding(tensors)
+    embedder.weight.copy_((weight.double() @ encoder.weight).reshape(embedder.weight.shape))
+    if bias is not None:
+        embedder.bias.copy_(bias)
 
 
 @torch.no_grad()
@@ -156,6 +168,11 @@ def _patches(pixels: Tensor, patch_size: int) -> Tensor:
 
 def _latents(vae: Any, pixels: Tensor) -> Tensor:
     """Normalised latent means of pixels in [-1, 1]."""
+    if type(vae).__name__ != "AutoencoderKL":
+        raise ModelError(
+            f"convert.init: fitted knows the normalisation of AutoencoderKL latents, and this source has "
+            f"{type(vae).__name__}. Set convert.init: random."
+        )
     mean = vae.encode(pixels).latent_dist.mean
     return (mean - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 

@@ -5,48 +5,56 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate import init_empty_weights
 
-from l2p.models.pixel_transformer import PixelTransformer
+from l2p.models.pixel_transformer import PixelTransformer, tensor_dtype
 from l2p.models.source import SourcePin, load_source_config
-from l2p.models.weights import assign, check_complete, read_folder
+from l2p.models.weights import Stored, assign, check_complete, index_folder, materialise
 
 
-def source_tensors(pin: SourcePin) -> dict[str, Tensor]:
-    """All weights of the source's transformer, under its own names."""
-    return read_folder(pin.folder / "transformer")
+def source_tensors(pin: SourcePin) -> dict[str, Stored]:
+    """All weights of the source's transformer, under its own names, not read yet."""
+    return index_folder(pin.folder / "transformer")
 
 
-def kept_tensors(model: PixelTransformer, pin: SourcePin) -> dict[str, Tensor]:
+def kept_tensors(model: PixelTransformer, pin: SourcePin) -> dict[str, Stored]:
     """The source's transformer weights under the pixel model's names, without its embedder and its tail."""
-    adapter = model.adapter
-    dropped = (adapter.source_embedder, *adapter.source_tail(model.config.source_config))
-    tensors = source_tensors(pin)
-    return {
-        f"dit.{name}": tensor
-        for name, tensor in tensors.items()
-        if not name.startswith(tuple(f"{d}." for d in dropped))
-    }
+    left_behind = model.adapter.left_behind
+    return {f"dit.{name}": stored for name, stored in source_tensors(pin).items() if not left_behind(name)}
+
+
+def build_empty(config: dict[str, Any]) -> PixelTransformer:
+    """A pixel model of `config` whose parameters have no memory yet (meta device); computed buffers are real."""
+    with init_empty_weights(include_buffers=False):
+        return PixelTransformer(**{key: value for key, value in config.items() if not key.startswith("_")})
 
 
 @torch.no_grad()
-def graft(pin: SourcePin, *, seed: int, **settings: Any) -> PixelTransformer:
+def graft(
+    pin: SourcePin, *, seed: int, dtype: str = "float32", device: str = "cpu", **settings: Any
+) -> PixelTransformer:
     """Build the pixel model of `pin` with the source's weights; embedder and head are new, drawn with `seed`.
 
     Args:
         pin: the source.
         seed: seed of the new weights.
-        settings: patch_size, head_widths, prediction, snr_scale, pixel_mean, linear_readout of `PixelTransformer`.
+        dtype: of the weights.
+        device: where they go.
+        settings: patch_size, head_type, head_widths, embedder_rank, prediction, snr_scale, pixel_mean, linear_readout
+            of `PixelTransformer`.
 
     Raises:
         ModelError: a tensor of the source is missing, unexpected or mis-shaped.
     """
     config = load_source_config(pin, "transformer")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = PixelTransformer(source_class=pin.transformer_class, source_config=config, **settings)
+    model = build_empty({"source_class": pin.transformer_class, "source_config": config, **settings})
     kept = kept_tensors(model, pin)
     origin = f"{pin.path}/transformer"
-    assign(model, kept, origin=origin)
-    check_complete(model, set(kept) | set(model.new_tensors()), origin=origin)
-    return model.eval()
+    assign(model, kept, origin=origin, dtype=tensor_dtype(dtype), device=device)
+    new = model.new_tensors()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        materialise(model, new)
+    model.initialise_head()
+    check_complete(model, {*kept, *new}, origin=origin)
+    return model.to(device, tensor_dtype(dtype)).eval()

@@ -40,23 +40,24 @@ def draw_images(
         empty: embedding of the empty prompt, for guidance.
         size_px: (height, width).
         num_steps: denoising steps.
-        guidance_scale: g in v_c + g (v_c - v_u), 0 = none.
+        guidance_scale: as the source's own pipeline takes it (decision 0005).
         seeds: one per image.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     negative = [empty] * len(embeddings)
     if isinstance(pipeline, L2PPipeline):
-        text: dict[str, Any] = {"embeddings": embeddings, "negative_embeddings": negative}
+        inputs: dict[str, Any] = {"embeddings": embeddings, "negative_embeddings": negative}
+        inputs["guidance_scale"] = guidance_scale
     else:
         adapter = get_adapter(type(pipeline.transformer).__name__)
-        text = {"prompt": None, **adapter.pipeline_inputs(embeddings, negative)}
+        inputs = {"prompt": None, **adapter.pipeline_inputs(embeddings, negative)}
+        inputs[adapter.guidance_argument] = guidance_scale
     images = pipeline(
         height=size_px[0],
         width=size_px[1],
         num_inference_steps=num_steps,
-        guidance_scale=guidance_scale,
         generator=generators,
         output_type="np",
-        **text,
+        **inputs,
     ).images
     return np.asarray((images * 255).round(), dtype=np.uint8)

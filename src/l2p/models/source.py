@@ -72,7 +72,8 @@ def pin_source(path: str, revision: str | None = None) -> SourcePin:
     """Pin the source at `path` by content.
 
     Raises:
-        SourceError: not a diffusers pipeline folder, no transformer, no safetensors weights, or an unsupported class.
+        SourceError: not a diffusers pipeline folder, no transformer, no safetensors weights, or a class or variant that
+            is not supported.
     """
     from l2p.models.adapters import get_adapter
 
@@ -82,8 +83,15 @@ def pin_source(path: str, revision: str | None = None) -> SourcePin:
     index = read_json(folder / MODEL_INDEX, written_by="the source's author")
     if "transformer" not in index:
         raise SourceError(f"{folder / MODEL_INDEX}: names no `transformer`; only transformer sources can be converted.")
-    transformer_class = str(index["transformer"][1])
-    get_adapter(transformer_class)
+    transformer_class, pipeline_class = str(index["transformer"][1]), str(index["_class_name"])
+    adapter = get_adapter(transformer_class)
+    if pipeline_class != adapter.pipeline_class:
+        raise SourceError(
+            f"{folder / MODEL_INDEX}: a {pipeline_class}; of {transformer_class} models only the text-to-image "
+            f"pipeline {adapter.pipeline_class} can be converted."
+        )
+    adapter.check_source(_part_config(folder, "transformer"))
+    adapter.check_scheduler(_part_config(folder, "scheduler"))
     files = _digest_files(folder)
     if not any(name.startswith("transformer/") and name.endswith(_WEIGHT_SUFFIXES) for name in files):
         raise SourceError(
@@ -92,7 +100,7 @@ def pin_source(path: str, revision: str | None = None) -> SourcePin:
     return SourcePin(
         path=path,
         revision=revision,
-        pipeline_class=str(index["_class_name"]),
+        pipeline_class=pipeline_class,
         transformer_class=transformer_class,
         files=files,
         digest=sha256_json(files),
@@ -129,8 +137,12 @@ def load_text_pipeline(pin: SourcePin, *, dtype: str = "float32", device: str = 
 
 def load_source_config(pin: SourcePin, part: str) -> dict[str, Any]:
     """Configuration of one part ("transformer", "scheduler", ...) of the source."""
+    return _part_config(pin.folder, part)
+
+
+def _part_config(folder: Path, part: str) -> dict[str, Any]:
     name = "scheduler_config.json" if part == "scheduler" else "config.json"
-    config: dict[str, Any] = read_json(pin.folder / part / name, written_by="the source's author")
+    config: dict[str, Any] = read_json(folder / part / name, written_by="the source's author")
     return config
 
 

@@ -11,12 +11,15 @@ from PIL import Image
 
 from l2p.config import Layout, Params
 from l2p.errors import MissingFileError
+from l2p.models.adapters import get_adapter
+from l2p.models.adapters.base import to_device
 from l2p.models.delta import save_delta
+from l2p.models.embedder import choose_rank
 from l2p.models.embeddings import EmbeddingStore
 from l2p.models.fitting import Calibration, evenly, fit_graft
 from l2p.models.graft import graft
-from l2p.models.pixel_transformer import PixelTransformer
-from l2p.models.source import SourcePin
+from l2p.models.pixel_transformer import CHANNELS, PixelTransformer
+from l2p.models.source import SourcePin, load_source_config
 
 
 def sampler_card(params: Params) -> dict[str, Any]:
@@ -35,8 +38,7 @@ def run(params: Params) -> None:
 
 
 def _converted(pin: SourcePin, params: Params) -> PixelTransformer:
-    settings = params.convert
-    shape = {"patch_size": settings.patch_size_px, "head_widths": settings.head.widths}
+    settings, shape = params.convert, _shape(pin, params)
     if settings.init == "random":
         return graft(pin, seed=settings.seed, prediction=settings.prediction, **shape)
     model, fit = fit_graft(pin, _calibration(params), ridge=settings.ridge, seed=settings.seed, **shape)
@@ -44,6 +46,23 @@ def _converted(pin: SourcePin, params: Params) -> PixelTransformer:
         f"fitted both ends: a linear encoder explains {fit.r2:.0%} of the latents, noise gain s = {fit.noise_gain:.2f}"
     )
     return model
+
+
+def _shape(pin: SourcePin, params: Params) -> dict[str, Any]:
+    """Patch, head and embedder of the pixel model."""
+    settings, config = params.convert, load_source_config(pin, "transformer")
+    rank = choose_rank(
+        CHANNELS * settings.patch_size_px**2,
+        get_adapter(pin.transformer_class).token_dim(config),
+        max_parameters=settings.embedder.max_parameters,
+        rank=settings.embedder.rank,
+    )
+    return {
+        "patch_size": settings.patch_size_px,
+        "head_type": settings.head.type,
+        "head_widths": settings.head.widths,
+        "embedder_rank": rank,
+    }
 
 
 def _calibration(params: Params) -> Calibration:
@@ -55,4 +74,5 @@ def _calibration(params: Params) -> Calibration:
     store = EmbeddingStore(Layout.embeddings)
     images = [np.asarray(Image.open(Layout.corpus / name).convert("RGB")) for name in rows.file_name]
     stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return Calibration(stacked, [store.get(prompt_id) for prompt_id in rows.prompt_id])
+    texts = [to_device(store.get(prompt_id), torch.device("cpu"), torch.float32) for prompt_id in rows.prompt_id]
+    return Calibration(stacked, texts)

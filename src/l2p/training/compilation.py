@@ -12,7 +12,6 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from l2p.errors import ConfigError
 from l2p.models.pixel_transformer import PixelTransformer
 
 # Caption lengths are padded to multiples of 32: 16 lengths at most, each for a frozen and a trained block.
@@ -20,20 +19,10 @@ MAX_VARIANTS = 64
 
 
 def compile_regions(model: PixelTransformer) -> None:
-    """Let torch.compile take over the repeated blocks and the head at their first use, in place.
-
-    Raises:
-        ConfigError: the source's class does not name its repeated blocks.
-    """
-    names = set(getattr(type(model.dit), "_repeated_blocks", None) or ())
-    blocks = [module for module in model.dit.modules() if type(module).__name__ in names]
-    if not blocks:
-        raise ConfigError(
-            f"train.compile_blocks = true: {type(model.dit).__name__} names no repeated blocks. Set it to false."
-        )
+    """Let torch.compile take over the repeated blocks and the head at their first use, in place."""
     torch._dynamo.config.recompile_limit = MAX_VARIANTS
     torch._dynamo.config.fail_on_recompile_limit_hit = True  # else it goes on uncompiled without a word
-    for module in (*blocks, model.head):
+    for module in (*model.repeated_blocks(), model.head):
         _compile(module)
 
 

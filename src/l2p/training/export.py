@@ -35,7 +35,7 @@ def check_frozen(model: PixelTransformer, names: list[str], pin: SourcePin) -> N
     trained, state = set(names), model.state_dict()
     source = kept_tensors(model, pin)
     for name, tensor in state.items():
-        if name not in trained and not torch.equal(tensor.cpu(), source[name].to(tensor.dtype)):
+        if name not in trained and not torch.equal(tensor.cpu(), source[name].read(tensor.dtype)):
             raise TrainingError(
                 f"{name}: frozen, but no longer the source's. This is a fault of l2p; nothing was stored."
             )

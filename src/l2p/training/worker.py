@@ -70,7 +70,7 @@ def load_subject(params: Params) -> Subject:
     if read_delta_card(Layout.init)["source"]["digest"] != pin.digest:
         raise ModelError(f"{Layout.init}: grafted from another source than {Layout.source} pins. Run `l2p convert`.")
     model = load_pixel_model(Layout.init)
-    names = model.set_trainable(end_blocks=train.end_blocks, train_refiners=train.train_refiners)
+    names = model.set_trainable(train.trainable)
     model.adapter.prepare_training(model.dit)
     if train.dtype == "bfloat16":
         hold_frozen_in_bfloat16(model)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from l2p.models.adapters.base import Adapter, PromptEmbedding, TextInputs
+from l2p.models.adapters.base import Adapter, Config, PromptEmbedding, TextInputs
 from l2p.models.adapters.z_image_attention import RealRotaryAttention
 
 MAX_CAPTION_TOKENS = 512  # what the pipeline truncates to
@@ -24,23 +25,29 @@ class ZImageAdapter(Adapter):
     image_blocks = ("layers",)
     refiners = ("noise_refiner", "context_refiner", "cap_embedder", "t_embedder")
     pad_tokens = ("x_pad_token", "cap_pad_token")
+    token_layout = "channels last"
+    guidance_form = "g"
 
-    def token_dim(self, config: dict[str, Any]) -> int:
+    def token_dim(self, config: Config) -> int:
         """`dim` of the config."""
         return int(config["dim"])
 
-    def overrides(self, config: dict[str, Any], in_channels: int) -> dict[str, Any]:
+    def overrides(self, config: Config, in_channels: int) -> dict[str, Any]:
         """Patch 1 over `in_channels`."""
         return {"all_patch_size": (1,), "all_f_patch_size": (1,), "in_channels": in_channels}
 
-    def source_tail(self, config: dict[str, Any]) -> tuple[str, ...]:
-        """All final layers of the source, whatever their patch sizes."""
-        return ("all_final_layer",)
+    def max_grid(self, config: Config) -> int:
+        """Rows and columns have tables of their own; the first axis counts caption tokens."""
+        return int(min(config["axes_lens"][1:]))
 
     def graft(self, transformer: nn.Module, dim: int) -> None:
         """Also tell the class its output width: unpatchify reads the attribute, not the config."""
         super().graft(transformer, dim)
         setattr(transformer, "out_channels", dim)  # noqa: B010 (nn.Module declares its attributes as tensors)
+
+    def left_behind(self, name: str) -> bool:
+        """All embedders and final layers of the source, whatever their patch sizes."""
+        return name.startswith(("all_x_embedder.", "all_final_layer."))
 
     def prepare_training(self, transformer: nn.Module) -> None:
         """Attention that torch.compile takes whole."""
@@ -49,21 +56,24 @@ class ZImageAdapter(Adapter):
                 attention: Any = block.get_submodule("attention")
                 attention.processor = RealRotaryAttention()
 
-    def call(self, transformer: nn.Module, patches_BChw: Tensor, sigma_B: Tensor, text: TextInputs) -> Tensor:
+    def arguments(
+        self, patches_BChw: Tensor, sigma_B: Tensor, text: TextInputs, *, config: Config, guidance_B: Tensor | None
+    ) -> dict[str, Any]:
         """Z-Image takes time 1 - sigma and lists of [C, 1, h, w]."""
         images = list(patches_BChw.unsqueeze(2).unbind(0))
-        out = transformer(images, 1 - sigma_B, text["cap_feats"], patch_size=1, f_patch_size=1, return_dict=False)[0]
+        return {"x": images, "t": 1 - sigma_B, "cap_feats": text["cap_feats"], "patch_size": 1, "f_patch_size": 1}
+
+    def token_map(self, out: list[Tensor], grid: torch.Size) -> Tensor:
+        """A list again, with the frame axis."""
         return torch.stack(list(out)).squeeze(2)
 
-    def latent_tokens(self, latents_BChw: Tensor, config: Any) -> Tensor:
-        """Inside a token (row, column, channel); tokens row-major."""
-        patch = config["all_patch_size"][0]
-        blocks = latents_BChw.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # B C h p w p
-        return blocks.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    def latent_patch(self, config: Config) -> int:
+        """The first of those that the source was trained with."""
+        return int(config["all_patch_size"][0])
 
-    def source_embedding(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def source_embedding(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Of the first patch size that the source was trained with."""
-        name = min(name for name in tensors if name.startswith(f"{self.source_embedder}.") and name.endswith(".weight"))
+        name = min(name for name in tensors if name.startswith("all_x_embedder.") and name.endswith(".weight"))
         return tensors[name], tensors[name.removesuffix("weight") + "bias"]
 
     def encode(self, pipeline: Any, prompts: list[str]) -> list[PromptEmbedding]:
