@@ -7,11 +7,11 @@ weights and the sampler it was made for.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 
 from l2p.errors import ModelError
@@ -19,7 +19,7 @@ from l2p.files import atomic_path, read_json, sha256_file, write_json
 from l2p.models.graft import build_empty, kept_tensors
 from l2p.models.pixel_transformer import PixelTransformer, tensor_dtype
 from l2p.models.source import SourcePin, verify_source
-from l2p.models.weights import assign, check_complete, index_file
+from l2p.models.weights import Stored, assign, check_complete, check_fits, index_file
 
 CARD, WEIGHTS, CONFIG = "delta.json", "delta.safetensors", "config.json"
 
@@ -51,27 +51,47 @@ def read_delta_card(folder: Path) -> dict[str, Any]:
     return card
 
 
-@torch.no_grad()
-def load_pixel_model(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> PixelTransformer:
-    """Rebuild a pixel model: the verified source's weights, with the delta over them.
+@dataclass(frozen=True)
+class StoredModel:
+    """A pixel model that is not read yet.
+
+    `model` has no memory, `tensors` are all of its tensors by name, in the source or in the delta, `card` is delta.json.
+    """
+
+    model: PixelTransformer
+    tensors: Mapping[str, Stored]
+    card: dict[str, Any]
+
+
+def open_delta(folder: Path) -> StoredModel:
+    """A delta folder, verified, without reading a tensor into a model.
 
     Raises:
         SourceError: the source differs from the pin.
         ModelError: the delta's weights are damaged, incomplete, or do not fit its configuration.
     """
     card = read_delta_card(folder)
-    pin = SourcePin(**card["source"])
-    verify_source(pin)
-    weights = folder / WEIGHTS
+    pin, weights = SourcePin(**card["source"]), folder / WEIGHTS
     if not weights.is_file() or sha256_file(weights) != card["weights_sha256"]:
         raise ModelError(
             f"{weights}: missing or not what {CARD} says (sha256 {card['weights_sha256'][:12]}). Restore it."
         )
+    verify_source(pin)
     model = build_empty(read_json(folder / CONFIG, written_by="l2p train"))
     kept, delta = kept_tensors(model, pin), index_file(weights)
-    wanted = tensor_dtype(dtype)
-    untouched = {name: stored for name, stored in kept.items() if name not in delta}
-    assign(model, untouched, origin=f"{pin.path}/transformer", dtype=wanted, device=device)
-    assign(model, delta, origin=str(weights), dtype=wanted, device=device)
+    check_fits(model, kept, origin=f"{pin.path}/transformer")
+    check_fits(model, delta, origin=str(weights))
     check_complete(model, {*kept, *delta}, origin=str(weights))
-    return model.to(device, wanted).eval()
+    return StoredModel(model, {**kept, **delta}, card)
+
+
+def load_pixel_model(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> PixelTransformer:
+    """Rebuild a pixel model: the verified source's weights, with the delta's in place of those that it has.
+
+    Raises:
+        SourceError: the source differs from the pin.
+        ModelError: the delta's weights are damaged, incomplete, or do not fit its configuration.
+    """
+    stored, wanted = open_delta(folder), tensor_dtype(dtype)
+    assign(stored.model, stored.tensors, origin=str(folder), dtype=wanted, device=device)
+    return stored.model.to(device, wanted).eval()

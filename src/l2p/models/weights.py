@@ -110,6 +110,17 @@ def assign(
     Raises:
         ModelError: names the first tensors that do not fit.
     """
+    check_fits(model, tensors, origin=origin)
+    for name, stored in tensors.items():
+        _replace(model, name, stored.read(dtype).to(device))
+
+
+def check_fits(model: nn.Module, tensors: Mapping[str, Stored], *, origin: str) -> None:
+    """Every one of `tensors` must have its place in `model`.
+
+    Raises:
+        ModelError: names the first that have not.
+    """
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}
     unexpected = sorted(set(tensors) - set(own))
     if unexpected:
@@ -117,8 +128,6 @@ def assign(
     for name, stored in tensors.items():
         if own[name] != stored.shape:
             raise ModelError(f"{origin}: {name} has shape {list(stored.shape)}, expected {list(own[name])}.")
-    for name, stored in tensors.items():
-        _replace(model, name, stored.read(dtype).to(device))
 
 
 def check_complete(model: nn.Module, given: Iterable[str], *, origin: str) -> None:
