@@ -18,7 +18,8 @@ from l2p.config import load_params
 from l2p.files import write_json
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = [*STAGES, "generate", "verify", "promote", "rollback", "summary", "explain", "doctor"]
+MODELS = ["generate", "export", "import", "verify", "promote", "rollback"]
+COMMANDS = [*STAGES, *MODELS, "sources", "preset", "summary", "explain", "doctor"]
 HEAVY = {"torch", "mlflow", "prefect", "great_expectations", "deepspeed", "diffusers", "transformers", "pandas", "dvc"}
 
 
@@ -87,7 +88,7 @@ def test_a_stage_without_its_inputs_names_the_stage_to_run_first(workspace: Path
 def test_a_model_that_is_not_there_is_named(workspace: Path) -> None:
     done = l2p("generate", "a circle", "--out", "x.png", "--model", "models/none", folder=workspace)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: --model models/none: no such folder")
+    assert done.stderr.startswith("error: models/none: no such folder")
 
 
 def test_a_full_disk_is_one_line(workspace: Path) -> None:
