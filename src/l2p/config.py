@@ -118,7 +118,7 @@ class TrainableParams(Section):
     """What is trained; everything else stays the source's, bit for bit."""
 
     embedder: bool = Field(description="The patch embedder.")
-    first_blocks: int = Field(ge=0, description="Image blocks trained at the start of the transformer (n in the paper).")
+    first_blocks: int = Field(ge=0, description="Image blocks trained at the transformer's start (n in the paper).")
     last_blocks: int = Field(ge=0, description="Image blocks trained at its end (n in the paper).")
     refiners: bool = Field(description="Refiner blocks and text projections, as in the official release.")
     pad_tokens: bool = Field(description="Learned pad tokens, where the source has them.")

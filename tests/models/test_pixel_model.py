@@ -20,6 +20,7 @@ from l2p.models.head import DetailerHead
 from l2p.models.pipeline import load_pixel_pipeline
 from l2p.models.sampling import draw_images, encode_prompts
 from l2p.models.source import SourcePin, load_source_pipeline, pin_source, verify_source
+from l2p.models.weights import index_folder
 
 SETTINGS: dict[str, Any] = {"patch_size": 16, "head_widths": (4, 8, 8, 16), "prediction": "x0", "snr_scale": 1.0}
 PROMPTS = ["a photo of a red circle", "a photo of a star left of a square on a pink background"]
@@ -205,3 +206,49 @@ def test_folders_that_are_no_source_get_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "XPipeline", "transformer": ["diffusers", "XModel"]}')
     with pytest.raises(SourceError, match=r"XModel.*ZImageTransformer2DModel"):
         pin_source(str(tmp_path))
+
+
+def test_variants_and_whole_models_beside_the_parts_are_neither_pinned_nor_read(
+    tiny_source: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_source, tmp_path / "source"))
+    before = pin_source(str(folder))
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    for name in ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bf16-00001-of-00002.safetensors"):
+        shutil.copy(weights, weights.with_name(name))
+    weights.with_name("diffusion_pytorch_model.safetensors.index.fp16.json").write_text(
+        '{"weight_map": {"x": "gone.safetensors"}}'
+    )
+    shutil.copy(weights, folder / "whole-model.safetensors")
+    assert pin_source(str(folder)).digest == before.digest
+    graft(pin_source(str(folder)), seed=0, **SETTINGS)
+    weights.unlink()
+    with pytest.raises(SourceError, match=r"transformer: holds no \.safetensors weights"):
+        pin_source(str(folder))
+    with pytest.raises(ModelError, match="variants"):
+        index_folder(folder / "transformer")
+
+
+def test_a_repository_is_fetched_part_by_part_at_its_pinned_commit(
+    tiny_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fnmatch import fnmatch
+
+    asked: dict[str, Any] = {}
+
+    def snapshot_download(name: str, **settings: Any) -> str:
+        asked.update(settings, name=name)
+        return str(tiny_source)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert pin_source("someone/some-model", "abc123").revision == "abc123"
+    assert (asked["name"], asked["revision"]) == ("someone/some-model", "abc123")
+
+    def fetched(file: str) -> bool:
+        return any(fnmatch(file, p) for p in asked["allow_patterns"]) and not any(
+            fnmatch(file, p) for p in asked["ignore_patterns"]
+        )
+
+    wanted = ["model_index.json", "README.md", "transformer/model-00001-of-00002.safetensors", "tokenizer/vocab.txt"]
+    assert all(fetched(file) for file in wanted)
+    assert not any(fetched(file) for file in ("aura_flow_0.3.safetensors", "transformer/model.fp16.safetensors"))

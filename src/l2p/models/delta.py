@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from l2p.errors import ModelError
 from l2p.files import atomic_path, read_json, sha256_file, write_json
-from l2p.models.graft import build_empty, kept_tensors
+from l2p.models.graft import build_empty, kept_tensors, move
 from l2p.models.pixel_transformer import PixelTransformer, tensor_dtype
 from l2p.models.source import SourcePin, verify_source
 from l2p.models.weights import Stored, assign, check_complete, check_fits, index_file
@@ -55,7 +55,7 @@ def read_delta_card(folder: Path) -> dict[str, Any]:
 class StoredModel:
     """A pixel model that is not read yet.
 
-    `model` has no memory, `tensors` are all of its tensors by name, in the source or in the delta, `card` is delta.json.
+    `model` has no memory, `tensors` are all of its tensors by name, in source or delta, `card` is delta.json.
     """
 
     model: PixelTransformer
@@ -92,6 +92,6 @@ def load_pixel_model(folder: Path, *, device: str = "cpu", dtype: str = "float32
         SourceError: the source differs from the pin.
         ModelError: the delta's weights are damaged, incomplete, or do not fit its configuration.
     """
-    stored, wanted = open_delta(folder), tensor_dtype(dtype)
-    assign(stored.model, stored.tensors, origin=str(folder), dtype=wanted, device=device)
-    return stored.model.to(device, wanted).eval()
+    stored = open_delta(folder)
+    assign(stored.model, stored.tensors, origin=str(folder), dtype=tensor_dtype(dtype), device=device)
+    return move(stored.model, device, dtype).eval()

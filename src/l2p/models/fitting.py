@@ -80,7 +80,7 @@ def fit_graft(
         **settings,
     )
     _start_embedder(model, encoder, pin)
-    shift = float(load_source_config(pin, "scheduler")["shift"]) / encoder.noise_gain
+    shift = _own_shift(load_source_config(pin, "scheduler")) / encoder.noise_gain
     _fit_readout(model, pixels, calibration.embeddings, ridge=ridge, shift=shift)
     return model, encoder
 
@@ -175,6 +175,11 @@ def _latents(vae: Any, pixels: Tensor) -> Tensor:
         )
     mean = vae.encode(pixels).latent_dist.mean
     return (mean - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+
+
+def _own_shift(scheduler: dict[str, Any]) -> float:
+    """The source's own static time shift, under the name that its scheduler has for it; 1 without any."""
+    return float(scheduler.get("flow_shift") or scheduler.get("shift") or 1.0)
 
 
 def evenly(count: int, wanted: int) -> list[int]:

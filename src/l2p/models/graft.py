@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from torch import nn
 
 from l2p.models.pixel_transformer import PixelTransformer, tensor_dtype
 from l2p.models.source import SourcePin, load_source_config
@@ -27,6 +28,12 @@ def build_empty(config: dict[str, Any]) -> PixelTransformer:
     """A pixel model of `config` whose parameters have no memory yet (meta device); computed buffers are real."""
     with init_empty_weights(include_buffers=False):
         return PixelTransformer(**{key: value for key, value in config.items() if not key.startswith("_")})
+
+
+def move(model: PixelTransformer, device: str, dtype: str) -> PixelTransformer:
+    """The model on `device` and in `dtype`; diffusers' own `to` warns of modules to keep in float32: of none."""
+    nn.Module.to(model, device, tensor_dtype(dtype))
+    return model
 
 
 @torch.no_grad()
@@ -57,4 +64,4 @@ def graft(
         materialise(model, new)
     model.initialise_head()
     check_complete(model, {*kept, *new}, origin=origin)
-    return model.to(device, tensor_dtype(dtype)).eval()
+    return move(model, device, dtype).eval()

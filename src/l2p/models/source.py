@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from l2p.files import read_json, sha256_file, sha256_json, write_json
 
 MODEL_INDEX = "model_index.json"
 _WEIGHT_SUFFIXES = (".safetensors",)
+CARD = "README.md"  # names the licence
+_VARIANTS = ("*.fp16*", "*.bf16*", "*.non_ema*")  # second forms of weights that are there already
 _PINNED_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")
 
 
@@ -59,8 +62,11 @@ def resolve_source(path: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        patterns = [f"*{suffix}" for suffix in _PINNED_SUFFIXES]
-        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
+        # folders only: what lies beside model_index.json is the whole model again, for other programs
+        patterns = [MODEL_INDEX, CARD, *(f"*/*{suffix}" for suffix in _PINNED_SUFFIXES)]
+        return Path(
+            snapshot_download(path, revision=revision, allow_patterns=patterns, ignore_patterns=list(_VARIANTS))
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())
         raise SourceError(
@@ -162,12 +168,19 @@ def _load(pin: SourcePin, dtype: str, device: str, replaced: dict[str, None]) ->
 
 
 def _digest_files(folder: Path) -> dict[str, str]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in _PINNED_SUFFIXES)
+    """Of what the pipeline reads: its index, and each part's own folder without variants."""
+    paths = [folder / MODEL_INDEX, *(path for path in sorted(folder.glob("*/**/*")) if _is_pinned(path))]
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
 
 
+def _is_pinned(path: Path) -> bool:
+    if not path.is_file() or path.suffix not in _PINNED_SUFFIXES:
+        return False
+    return not any(fnmatch(path.name, pattern) for pattern in _VARIANTS)
+
+
 def _licence(folder: Path) -> str | None:
-    card = folder / "README.md"
+    card = folder / CARD
     if not card.is_file():
         return None
     lines = [line for line in card.read_text(encoding="utf-8").splitlines() if line.startswith("license:")]

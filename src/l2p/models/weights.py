@@ -59,15 +59,15 @@ def index_file(path: Path) -> dict[str, Stored]:
 
 
 def index_folder(folder: Path) -> dict[str, Stored]:
-    """The tensors of every safetensors file in `folder`, a single file or shards.
+    """The tensors of every safetensors file in `folder`, a single file or shards; variants such as fp16 are left out.
 
     Raises:
         ModelError: no weights, a missing shard, or a tensor that is in two files.
     """
-    paths = sorted(folder.glob("*.safetensors"))
+    paths = [path for path in sorted(folder.glob("*.safetensors")) if not is_variant(path)]
     if not paths:
-        raise ModelError(f"{folder}: holds no .safetensors weights.")
-    for index in folder.glob(_SHARD_INDEX):
+        raise ModelError(f"{folder}: holds no .safetensors weights (variants such as *.fp16.safetensors do not count).")
+    for index in (path for path in folder.glob(_SHARD_INDEX) if not is_variant(path)):
         wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         if missing := sorted(wanted - {path.name for path in paths}):
             raise ModelError(f"{folder}: {index.name} names {missing[0]}, which is not there. Fetch the source again.")
@@ -78,6 +78,11 @@ def index_folder(folder: Path) -> dict[str, Stored]:
             raise ModelError(f"{folder}: {twice[0]} is in {tensors[twice[0]].path.name} and in {path.name}. Keep one.")
         tensors |= found
     return tensors
+
+
+def is_variant(path: Path) -> bool:
+    """Whether a file of weights, or their index, is a second form of others beside it: NAME.fp16.safetensors."""
+    return "." in path.name.removesuffix(".index.json").removesuffix(".safetensors")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
