@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from l2p.models.adapters import ADAPTERS, Adapter, base
+from l2p.models.adapters import ADAPTERS, Adapter, captions
 from tests.models.conformance import calls_of, latent_graft
 
 FAMILY = "ErnieImageTransformer2DModel"
@@ -31,7 +31,7 @@ def adapter(monkeypatch: pytest.MonkeyPatch) -> Adapter:
     text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(class ErnieImageAdapter.*?)```", text, flags=re.DOTALL)
     assert len(code.splitlines()) <= MAX_LINES
-    names: dict[str, Any] = {"Adapter": Adapter, "pad": base.pad, "torch": torch}
+    names: dict[str, Any] = {"Adapter": Adapter, "pad": captions.pad, "torch": torch}
     exec(code, names)
     found: Adapter = names["ErnieImageAdapter"]()
     monkeypatch.setitem(ADAPTERS, FAMILY, found)

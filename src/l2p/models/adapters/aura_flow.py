@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the field's name for it)
 
 from l2p.models.adapters.base import Adapter, Config, PromptEmbedding, TextInputs
+from l2p.models.adapters.captions import trimmed
 
 CAPTION_TOKENS = 256  # of the pipeline; the transformer has no mask and attends to the zeros behind a caption
 
@@ -36,8 +37,8 @@ class AuraFlowAdapter(Adapter):
         """T5 without the zeros behind the caption, [L, 2048]."""
         with torch.no_grad():
             captions, masks, *_ = pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False)
-        masks = masks.unflatten(1, captions.shape[1:])[..., 0].bool()  # the pipeline repeats it over the width
-        return [{"prompt_embeds": caption[mask]} for caption, mask in zip(captions, masks, strict=True)]
+        masks = masks.unflatten(1, captions.shape[1:])[..., 0]  # the pipeline repeats it over the width
+        return trimmed(captions, masks)
 
     def collate(self, embeddings: list[PromptEmbedding]) -> TextInputs:
         """With the zeros again."""

@@ -205,26 +205,6 @@ class Adapter:
         return 0.0 if self.guidance_form == "g" else 1.0
 
 
-def pad(embeddings: list[PromptEmbedding], key: str) -> tuple[Tensor, Tensor | None]:
-    """Captions [L_i, D] of one batch -> [B, L, D] padded with zeros on the right, and mask [B, L], True at tokens.
-
-    The mask is None when nothing was padded.
-    """
-    captions = [embedding[key] for embedding in embeddings]
-    lengths = torch.tensor([len(caption) for caption in captions], device=captions[0].device)
-    padded = nn.utils.rnn.pad_sequence(captions, batch_first=True)
-    if int(lengths.min()) == padded.shape[1]:
-        return padded, None
-    return padded, torch.arange(padded.shape[1], device=lengths.device)[None] < lengths[:, None]
-
-
-def full_mask(captions_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
-    """The mask where a transformer insists on one: bool [B, L]."""
-    return (
-        torch.ones(captions_BLD.shape[:2], dtype=torch.bool, device=captions_BLD.device) if mask_BL is None else mask_BL
-    )
-
-
 def grid_positions(patches_BChw: Tensor, *, axes: int) -> Tensor:
     """Position ids [h*w, axes], float32: the row on axis 1, the column on axis 2, zero elsewhere.
 

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from l2p.models.adapters.base import Adapter, Config, PromptEmbedding, TextInputs, full_mask, grid_positions, pad
+from l2p.models.adapters.base import Config, PromptEmbedding, TextInputs, grid_positions
+from l2p.models.adapters.captions import MaskedCaptions, trimmed
 
 POSITION_AXES = 3  # (0, row, column)
 
 
-class ChromaAdapter(Adapter):
+class ChromaAdapter(MaskedCaptions):
     """Chroma1 (T5 captions, modulation from one small network)."""
 
     transformer_class = "ChromaTransformer2DModel"
@@ -53,21 +54,7 @@ class ChromaAdapter(Adapter):
         """T5 up to the first padding token, which the model was trained to see, [L, 4096]."""
         with torch.no_grad():
             captions, _, masks, *_ = pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False)
-        return [{"prompt_embeds": caption[mask.bool()]} for caption, mask in zip(captions, masks, strict=True)]
-
-    def collate(self, embeddings: list[PromptEmbedding]) -> TextInputs:
-        """Padded, always with a mask."""
-        captions_BLD, mask_BL = pad(embeddings, "prompt_embeds")
-        return {"prompt_embeds": captions_BLD, "mask": full_mask(captions_BLD, mask_BL)}
-
-    def pipeline_inputs(self, embeddings: list[PromptEmbedding], negative: list[PromptEmbedding]) -> dict[str, Any]:
-        """Captions and boolean masks."""
-        text, empty = self.collate(embeddings), self.collate(negative)
-        own = {"prompt_embeds": text["prompt_embeds"], "prompt_attention_mask": text["mask"]}
-        return own | {
-            "negative_prompt_embeds": empty["prompt_embeds"],
-            "negative_prompt_attention_mask": empty["mask"],
-        }
+        return trimmed(captions, masks)
 
 
 def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from l2p.diffusion.timesteps import unshift_sigma
 from l2p.errors import SourceError
-from l2p.models.adapters.base import Adapter, Config, PromptEmbedding, TextInputs, pad
+from l2p.models.adapters.base import Adapter, Config, PromptEmbedding, TextInputs
+from l2p.models.adapters.captions import pad
 from l2p.models.adapters.cogview4_attention import MaskedAttention
 
 TIME_SCALE = 1000  # the transformer counts time from 0 to 1000

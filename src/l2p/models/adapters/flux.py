@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2p.models.adapters.base import Adapter, Config, Guidance, PromptEmbedding, TextInputs, grid_positions
+from l2p.models.adapters.base import Config, Guidance, PromptEmbedding, TextInputs, grid_positions
+from l2p.models.adapters.captions import PooledCaptions
 
 POSITION_AXES = 3  # (0, row, column)
 
 
-class FluxAdapter(Adapter):
+class FluxAdapter(PooledCaptions):
     """FLUX.1-dev (guidance-distilled) and FLUX.1-schnell."""
 
     transformer_class = "FluxTransformer2DModel"
@@ -40,15 +41,6 @@ class FluxAdapter(Adapter):
         with torch.no_grad():
             captions, pooled, _ = pipeline.encode_prompt(list(prompts), None)
         return [{"prompt_embeds": t, "pooled": p[None]} for t, p in zip(captions, pooled, strict=True)]
-
-    def pipeline_inputs(self, embeddings: list[PromptEmbedding], negative: list[PromptEmbedding]) -> dict[str, Any]:
-        """Negative ones are read with `true_cfg_scale` only."""
-        text, empty = self.collate(embeddings), self.collate(negative)
-        own = {"prompt_embeds": text["prompt_embeds"], "pooled_prompt_embeds": text["pooled"]}
-        return own | {
-            "negative_prompt_embeds": empty["prompt_embeds"],
-            "negative_pooled_prompt_embeds": empty["pooled"],
-        }
 
     def guidance(self, scale: float, config: Config, *, true_cfg_scale: float = 1.0) -> Guidance:
         """`guidance_scale` is what the distilled model is told; FLUX.1-schnell has no input for it and ignores it."""

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2p.models.adapters.base import Adapter, Config, PromptEmbedding, TextInputs, full_mask, pad
+from l2p.models.adapters.base import Config, PromptEmbedding, TextInputs
+from l2p.models.adapters.captions import MaskedCaptions, trimmed
 
 
-class Lumina2Adapter(Adapter):
+class Lumina2Adapter(MaskedCaptions):
     """Lumina-Image 2.0 (Gemma 2 captions, single-stream transformer with refiners)."""
 
     transformer_class = "Lumina2Transformer2DModel"
@@ -45,26 +46,10 @@ class Lumina2Adapter(Adapter):
         with torch.no_grad():
             positive = pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False)[:2]
             negative = pipeline.encode_prompt([""], do_classifier_free_guidance=True, negative_prompt=[""])[2:]
-        empty = _trimmed(*negative)[0]
-        return [found if prompt else empty for prompt, found in zip(prompts, _trimmed(*positive), strict=True)]
+        empty = trimmed(*negative)[0]
+        return [found if prompt else empty for prompt, found in zip(prompts, trimmed(*positive), strict=True)]
 
     def encode_negative(self, pipeline: Any, prompts: list[str]) -> list[PromptEmbedding]:
         """Without the system prompt."""
         with torch.no_grad():
-            return _trimmed(*pipeline.encode_prompt(list(prompts), True, list(prompts))[2:])
-
-    def collate(self, embeddings: list[PromptEmbedding]) -> TextInputs:
-        """Padded, always with a mask."""
-        captions_BLD, mask_BL = pad(embeddings, "prompt_embeds")
-        return {"prompt_embeds": captions_BLD, "mask": full_mask(captions_BLD, mask_BL)}
-
-    def pipeline_inputs(self, embeddings: list[PromptEmbedding], negative: list[PromptEmbedding]) -> dict[str, Any]:
-        """Captions and masks of one length, because the pipeline checks that they agree."""
-        text = self.collate([*embeddings, *negative])
-        captions, masks, count = text["prompt_embeds"], text["mask"], len(embeddings)
-        own = {"prompt_embeds": captions[:count], "prompt_attention_mask": masks[:count]}
-        return own | {"negative_prompt_embeds": captions[count:], "negative_prompt_attention_mask": masks[count:]}
-
-
-def _trimmed(captions: Tensor, masks: Tensor) -> list[PromptEmbedding]:
-    return [{"prompt_embeds": caption[mask.bool()]} for caption, mask in zip(captions, masks, strict=True)]
+            return trimmed(*pipeline.encode_prompt(list(prompts), True, list(prompts))[2:])

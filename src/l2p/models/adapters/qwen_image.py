@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from l2p.errors import SourceError
-from l2p.models.adapters.base import Adapter, Config, PromptEmbedding, TextInputs, pad
+from l2p.models.adapters.base import Adapter, Config, PromptEmbedding, TextInputs
+from l2p.models.adapters.captions import pad, trimmed
 
 MAX_CAPTION_TOKENS = 512  # of the pipeline's call; its encode_prompt alone would take twice as many
 _VARIANTS = ("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope")
@@ -55,7 +56,7 @@ class QwenImageAdapter(Adapter):
             captions, masks = pipeline.encode_prompt(list(prompts), max_sequence_length=MAX_CAPTION_TOKENS)
         if masks is None:  # the pipeline leaves out a mask that hides nothing
             return [{"prompt_embeds": caption} for caption in captions]
-        return [{"prompt_embeds": caption[mask.bool()]} for caption, mask in zip(captions, masks, strict=True)]
+        return trimmed(captions, masks)
 
     def collate(self, embeddings: list[PromptEmbedding]) -> TextInputs:
         """Padded, with a mask where lengths differ."""

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from l2p.errors import SourceError
-from l2p.models.adapters.base import Adapter, Config, PromptEmbedding, TextInputs, full_mask, pad
+from l2p.models.adapters.base import Config, PromptEmbedding, TextInputs
+from l2p.models.adapters.captions import MaskedCaptions, trimmed
 
 TIME_SCALE = 1000  # the pipeline counts time from 0 to 1000, and scales it again by the config
 
 
-class SanaAdapter(Adapter):
+class SanaAdapter(MaskedCaptions):
     """Sana (Gemma 2 captions, linear attention)."""
 
     transformer_class = "SanaTransformer2DModel"
@@ -59,26 +60,14 @@ class SanaAdapter(Adapter):
                 list(prompts), do_classifier_free_guidance=False, complex_human_instruction=instruction
             )[:2]
         (empty,) = self.encode_negative(pipeline, [""])
-        return [found if prompt else empty for prompt, found in zip(prompts, _trimmed(*positive), strict=True)]
+        return [found if prompt else empty for prompt, found in zip(prompts, trimmed(*positive), strict=True)]
 
     def encode_negative(self, pipeline: Any, prompts: list[str]) -> list[PromptEmbedding]:
         """Without the instruction."""
         with torch.no_grad():
-            return _trimmed(*pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False)[:2])
-
-    def collate(self, embeddings: list[PromptEmbedding]) -> TextInputs:
-        """Padded, always with a mask."""
-        captions_BLD, mask_BL = pad(embeddings, "prompt_embeds")
-        return {"prompt_embeds": captions_BLD, "mask": full_mask(captions_BLD, mask_BL)}
+            return trimmed(*pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False)[:2])
 
     def pipeline_inputs(self, embeddings: list[PromptEmbedding], negative: list[PromptEmbedding]) -> dict[str, Any]:
-        """Captions and masks of one length, because the pipeline joins them; sizes as they are asked for."""
-        text = self.collate([*embeddings, *negative])
-        captions, masks, count = text["prompt_embeds"], text["mask"], len(embeddings)
-        own = {"prompt_embeds": captions[:count], "prompt_attention_mask": masks[:count]}
-        own |= {"negative_prompt_embeds": captions[count:], "negative_prompt_attention_mask": masks[count:]}
+        """Sizes as they are asked for, and no other negative prompt."""
+        own = super().pipeline_inputs(embeddings, negative)
         return own | {"negative_prompt": None, "use_resolution_binning": False}
-
-
-def _trimmed(captions: Tensor, masks: Tensor) -> list[PromptEmbedding]:
-    return [{"prompt_embeds": caption[mask.bool()]} for caption, mask in zip(captions, masks, strict=True)]

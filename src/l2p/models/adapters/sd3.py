@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2p.models.adapters.base import Adapter, Config, PromptEmbedding, TextInputs
+from l2p.models.adapters.base import Config, PromptEmbedding, TextInputs
+from l2p.models.adapters.captions import PooledCaptions
 
 TIME_SCALE = 1000  # the transformer counts time from 0 to 1000
 
 
-class SD3Adapter(Adapter):
+class SD3Adapter(PooledCaptions):
     """Stable Diffusion 3 and 3.5 (medium, large)."""
 
     transformer_class = "SD3Transformer2DModel"
@@ -43,12 +44,3 @@ class SD3Adapter(Adapter):
                 list(prompts), None, None, do_classifier_free_guidance=False
             )
         return [{"prompt_embeds": t, "pooled": p[None]} for t, p in zip(captions, pooled, strict=True)]
-
-    def pipeline_inputs(self, embeddings: list[PromptEmbedding], negative: list[PromptEmbedding]) -> dict[str, Any]:
-        """Captions and pooled vectors."""
-        text, empty = self.collate(embeddings), self.collate(negative)
-        own = {"prompt_embeds": text["prompt_embeds"], "pooled_prompt_embeds": text["pooled"]}
-        return own | {
-            "negative_prompt_embeds": empty["prompt_embeds"],
-            "negative_pooled_prompt_embeds": empty["pooled"],
-        }
