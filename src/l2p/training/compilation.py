@@ -6,6 +6,7 @@ after the second one"), so a resumed run uses the kernels that an uninterrupted 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,12 +15,15 @@ from torch import nn
 
 from l2p.models.pixel_transformer import PixelTransformer
 
+# Said of the two views that split Z-Image's complex rotary table; everything behind them is real and compiled.
+COMPLEX_VIEWS = "Torchinductor does not support code generation for complex operators"
 # Caption lengths are padded to multiples of 32: 16 lengths at most, each for a frozen and a trained block.
 MAX_VARIANTS = 64
 
 
 def compile_regions(model: PixelTransformer) -> None:
     """Let torch.compile take over the repeated blocks and the head at their first use, in place."""
+    warnings.filterwarnings("ignore", message=COMPLEX_VIEWS)
     torch._dynamo.config.recompile_limit = MAX_VARIANTS
     torch._dynamo.config.fail_on_recompile_limit_hit = True  # else it goes on uncompiled without a word
     for module in (*model.repeated_blocks(), model.head):
