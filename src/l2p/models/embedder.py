@@ -26,7 +26,7 @@ def choose_rank(values: int, dim: int, *, max_parameters: int, rank: int) -> int
     """
     if values * dim <= max_parameters:
         return None
-    largest = min(values, dim) - 1
+    largest = (values * dim - 1) // (values + dim)  # a wider one would have as many weights as the linear map
     if not 0 < rank <= largest:
         raise ModelError(
             f"convert.embedder.rank = {rank}: no bottleneck between {values} patch values and {dim} token channels. "
@@ -49,7 +49,8 @@ def low_rank(embedder: nn.Linear | nn.Conv2d, rank: int) -> nn.Module:
     if isinstance(embedder, nn.Linear):
         narrow: nn.Module = nn.Linear(embedder.in_features, rank, bias=False, dtype=dtype, device=device)
         return nn.Sequential(narrow, nn.Linear(rank, embedder.out_features, bias=bias, dtype=dtype, device=device))
-    if embedder.weight.shape != (embedder.out_channels, embedder.in_channels, 1, 1) or embedder.stride != (1, 1):
+    pointwise = embedder.weight.shape == (embedder.out_channels, embedder.in_channels, 1, 1)
+    if not pointwise or embedder.stride != (1, 1) or embedder.padding not in ((0, 0), "same", "valid"):
         raise ModelError(
             f"convert.embedder.rank: the patch embedder is {embedder}, and only a linear map or a 1x1 convolution can "
             "be split. Raise convert.embedder.max_parameters to keep it whole."

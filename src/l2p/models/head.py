@@ -40,10 +40,11 @@ def build_head(head_type: str, token_dim: int, *, patch_size: int, widths: tuple
     if head_type == "unet":
         return UNetHead(token_dim, patch_size=patch_size, widths=widths)
     if 2 ** len(widths) > patch_size:
+        most = patch_size.bit_length() - 1
+        fewer = f"at most {most} levels, or " if most else ""
         raise ModelError(
             f"convert.head.widths has {len(widths)} levels: the official head would read only some of the tokens of "
-            f"patch {patch_size}. Use at most {patch_size.bit_length() - 1} levels, or a convert.patch_size_px of at "
-            f"least {2 ** len(widths)}."
+            f"patch {patch_size}. Use {fewer}a convert.patch_size_px of at least {2 ** len(widths)}."
         )
     return DetailerHead(token_dim, widths)
 
@@ -85,7 +86,7 @@ class DetailerHead(nn.Module):
     def forward(self, pixels_BCHW: Tensor, tokens_BDhw: Tensor) -> Tensor:
         """Noisy pixels [B, 3, H, W] and token map [B, D, h, w] -> [B, 3, H, W]; H, W multiples of 2^levels.
 
-        Where the grids differ (10K: patch 160, 6 levels, 64 tokens a side on 160 places) each place takes the nearest.
+        Where the grids differ (patch 160, 6 levels: 64 tokens a side on 160 places) each place takes the nearest token.
         """
         x, skips = pixels_BCHW, []
         for level in range(1, self.levels + 1):

@@ -20,5 +20,6 @@ class LinearReadout(nn.Module):
 
     def forward(self, tokens_BDhw: Tensor) -> Tensor:
         """Token map [B, D, h, w] -> [B, 3, hP, wP]."""
-        patches = self.linear(self.norm(tokens_BDhw.permute(0, 2, 3, 1)))
+        tokens_BhwD = self.norm(tokens_BDhw.permute(0, 2, 3, 1))
+        patches = self.linear(tokens_BhwD.to(self.linear.weight.dtype))
         return F.pixel_shuffle(patches.permute(0, 3, 1, 2), self.patch_size)

@@ -1,9 +1,10 @@
 """Owns the U-Net head: normalised residual blocks at 1/s of the resolution, and one cheap path at all of it.
 
 The image is folded to stride s = P / 2^levels (pixel unshuffle) before the first block, so a larger patch makes the
-U-Net cheaper per pixel instead of deeper. Folding would squeeze the 3 s^2 values of a cell through the first width;
-the detail path, a few channels at full resolution, is what lets single pixels through. Merges are additions and
-resampling is by 2x2 kernels of stride 2, as in NAFNet (arXiv 2204.04676).
+U-Net cheaper per pixel instead of deeper. Folding squeezes the 3 s^2 values of a cell through the first width, which
+noise does not survive; so the U-Net draws the picture, and says pixel by pixel how much of a few filters of the image
+itself goes through (the detail path). Merges are additions and resampling is by 2x2 kernels of stride 2, as in NAFNet
+(arXiv 2204.04676).
 """
 
 # B batch, H W pixels, D token width, h w token grid, P patch side
@@ -16,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812 (the field's name for it)
 
 from l2p.errors import ModelError
 
-DETAIL_CHANNELS = 16  # of the path at full resolution
+DETAIL_CHANNELS = 8  # of the path at full resolution
 MAX_GROUPS, MIN_GROUP_CHANNELS = 32, 4  # a group of one channel would take its mean, and so the colour, away
 
 
@@ -70,7 +71,7 @@ class UNetHead(nn.Module):
         self.ups = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in zip(widths, inner, strict=True))
         self.decoders = nn.ModuleList(ResBlock(width) for width in widths)
         self.norm = group_norm(widths[0])
-        self.detail = nn.Conv2d(widths[0], DETAIL_CHANNELS * self.stride**2, 1)
+        self.detail = nn.Conv2d(widths[0], 2 * DETAIL_CHANNELS * self.stride**2, 1)
         self.pixel_conv = nn.Conv2d(3, DETAIL_CHANNELS, 3, padding=1)
         self.out_conv = nn.Conv2d(DETAIL_CHANNELS, 3, 3, padding=1)
 
@@ -100,8 +101,8 @@ class UNetHead(nn.Module):
         x = self.middle(x + self.token_proj(tokens_BDhw.to(x.dtype)))
         for up, decoder in zip(reversed(self.ups), reversed(self.decoders), strict=True):
             x = decoder(up(x) + skips.pop())
-        detail = F.pixel_shuffle(self.detail(F.silu(self.norm(x))), self.stride)
-        return self.out_conv(F.silu(detail + self.pixel_conv(pixels_BCHW)))
+        gain, shift = F.pixel_shuffle(self.detail(F.silu(self.norm(x))), self.stride).chunk(2, dim=1)
+        return self.out_conv(F.silu(self.pixel_conv(pixels_BCHW) * (1 + gain) + shift))
 
     def _check(self, pixels_BCHW: Tensor, tokens_BDhw: Tensor) -> None:
         (height, width), (rows, columns) = pixels_BCHW.shape[-2:], tokens_BDhw.shape[-2:]
