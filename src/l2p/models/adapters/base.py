@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from l2p.errors import SourceError
+from l2p.errors import ModelError, SourceError
 
 PromptEmbedding = dict[str, Tensor]
 TextInputs = dict[str, Any]
@@ -89,6 +89,24 @@ class Adapter:
         Raises:
             SourceError: says which and why.
         """
+
+    def dynamic_shift(self, scheduler: Config, tokens: int, num_steps: int) -> float:
+        """mu of a time shift that depends on the image size, as the source's own pipeline computes it.
+
+        The usual one is linear in the number of tokens (FLUX.1's `calculate_shift`).
+
+        Args:
+            scheduler: configuration of the scheduler, `use_dynamic_shifting` on.
+            tokens: of one image.
+            num_steps: of the solver.
+
+        Raises:
+            ModelError: the scheduler's configuration lacks one of the numbers.
+        """
+        few, many, low, high = shift_settings(
+            scheduler, "base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift"
+        )
+        return float(low + (high - low) * (tokens - few) / (many - few))
 
     def max_grid(self, config: Config) -> int | None:
         """Largest number of tokens per side that the source has positions for; None without a limit."""
@@ -203,6 +221,19 @@ class Adapter:
     def no_guidance(self) -> float:
         """The scale, in the pipeline's own form, that means none."""
         return 0.0 if self.guidance_form == "g" else 1.0
+
+
+def shift_settings(scheduler: Config, *names: str) -> list[float]:
+    """Numbers of a scheduler's configuration from which a time shift is computed.
+
+    Raises:
+        ModelError: names the first that is not set.
+    """
+    if missing := [name for name in names if scheduler.get(name) is None]:
+        raise ModelError(
+            f"scheduler: use_dynamic_shifting is on and {missing[0]} is not set. Set it, or switch it off."
+        )
+    return [float(scheduler[name]) for name in names]
 
 
 def grid_positions(patches_BChw: Tensor, *, axes: int) -> Tensor:

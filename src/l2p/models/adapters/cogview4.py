@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from l2p.diffusion.timesteps import unshift_sigma
 from l2p.errors import SourceError
-from l2p.models.adapters.base import Adapter, Config, PromptEmbedding, TextInputs
+from l2p.models.adapters.base import Adapter, Config, PromptEmbedding, TextInputs, shift_settings
 from l2p.models.adapters.captions import pad
 from l2p.models.adapters.cogview4_attention import MaskedAttention
 
 TIME_SCALE = 1000  # the transformer counts time from 0 to 1000
-# Of the published scheduler: shift of sigma for N tokens = max_shift sqrt(N / base_image_seq_len) + base_shift.
+# Of the published scheduler; `_shift` says what they mean.
 SHIFT: dict[str, Any] = {"base_image_seq_len": 256, "base_shift": 0.25, "max_shift": 0.75, "time_shift_type": "linear"}
 
 
@@ -37,6 +37,10 @@ class CogView4Adapter(Adapter):
                 "transformer's time follows; this one has other settings and is not supported."
             )
 
+    def dynamic_shift(self, scheduler: Config, tokens: int, num_steps: int) -> float:
+        """The pipeline's own square root; the transformer is told the time before this shift."""
+        return _shift(scheduler, tokens)
+
     def graft(self, transformer: nn.Module, dim: int) -> None:
         """With an attention that hides padding; the class's own adds its mask to the scores."""
         super().graft(transformer, dim)
@@ -49,12 +53,11 @@ class CogView4Adapter(Adapter):
     ) -> dict[str, Any]:
         """Time is 1000 times the unshifted sigma; sizes are those that the source's tokens would have, in pixels."""
         height, width = patches_BChw.shape[-2:]
-        shift = SHIFT["max_shift"] * math.sqrt(height * width / SHIFT["base_image_seq_len"]) + SHIFT["base_shift"]
         size_2 = [self.native_patch_px * height, self.native_patch_px * width]
         sizes_B2 = patches_BChw.new_tensor([size_2] * len(patches_BChw))
         return {
             "hidden_states": patches_BChw,
-            "timestep": unshift_sigma(sigma_B, shift) * TIME_SCALE,
+            "timestep": unshift_sigma(sigma_B, _shift(SHIFT, height * width)) * TIME_SCALE,
             "encoder_hidden_states": text["prompt_embeds"],
             "original_size": sizes_B2,
             "target_size": sizes_B2,
@@ -78,3 +81,9 @@ class CogView4Adapter(Adapter):
             "prompt_embeds": self.collate(embeddings)["prompt_embeds"],
             "negative_prompt_embeds": self.collate(negative)["prompt_embeds"],
         }
+
+
+def _shift(scheduler: Config, tokens: int) -> float:
+    """Shift of sigma for an image of so many tokens: the `calculate_shift` of CogView4's own pipeline."""
+    few, low, high = shift_settings(scheduler, "base_image_seq_len", "base_shift", "max_shift")
+    return high * math.sqrt(tokens / few) + low

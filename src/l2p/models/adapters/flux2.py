@@ -30,6 +30,12 @@ class Flux2Adapter(Adapter):
                 "pipeline than FLUX.2-dev, and is not supported."
             )
 
+    def dynamic_shift(self, scheduler: Config, tokens: int, num_steps: int) -> float:
+        """The pipeline's own fit over image sizes and steps, which reads nothing of the scheduler."""
+        from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
+
+        return float(compute_empirical_mu(tokens, num_steps))
+
     def arguments(
         self, patches_BChw: Tensor, sigma_B: Tensor, text: TextInputs, *, config: Config, guidance_B: Tensor | None
     ) -> dict[str, Any]:
