@@ -177,6 +177,12 @@ def test_the_png_says_what_it_was_drawn_from(folder: Path, delta: Path) -> None:
     }
 
 
+def test_the_same_request_writes_the_same_bytes(folder: Path, delta: Path) -> None:
+    for name in ("x.png", "y.png"):
+        run("--model", str(delta), *SMALL, "--seed", "3", "--out", name)
+    assert Path("x.png").read_bytes() == Path("y.png").read_bytes()
+
+
 def test_the_png_names_the_models_own_steps_and_guidance_when_none_are_given(folder: Path, delta: Path) -> None:
     run("--model", str(delta), "--size", "48x32", "--out", "x.png")
     written = facts("x.png")
@@ -233,6 +239,8 @@ def test_the_size_is_width_times_height() -> None:
         (["--size", "48x32", "--strength", "0.5"], "--strength: changes a given picture. Give --image too"),
         (["--size", "48x32", "--negative", "blue"], "negative_prompt: no effect"),
         (["--size", "48x32", "--lora", "none.safetensors"], "none.safetensors: no such"),
+        (["--size", "48x32", "--lora", "damaged.png"], "damaged.png: cannot be read as a LoRA"),
+        (["--size", "48x32", "--guidance", "inf"], "guidance_scale = inf: expected a finite number"),
         (["--size", "48x32", "--model", "."], "delta.json: not found"),
     ],
 )

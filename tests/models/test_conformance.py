@@ -17,6 +17,7 @@ from l2p.models.graft import graft
 from l2p.models.pixel_transformer import PixelTransformer
 from l2p.models.sampling import draw_images
 from l2p.models.source import load_source_pipeline, pin_source
+from l2p.training.compilation import compile_regions
 from tests.families.tiny import DRAW, FAMILIES, PX_PER_TOKEN, TEXTS, build_tiny_family, tiny_transformer
 from tests.models.conformance import (
     CAPTIONS,
@@ -282,6 +283,23 @@ def test_blocks_are_captured_whole_by_torch_compile_and_compute_the_same(family:
             block.compile(backend="eager", fullgraph=True, dynamic=False)
         torch.testing.assert_close(model(*inputs), plain, atol=1e-5, rtol=1e-5)
     torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@every_family
+def test_compiled_blocks_compute_the_same_and_learn_the_same(family: str) -> None:
+    """As training compiles them: with code generation, forwards and backwards."""
+    model = tiny_pixel_model(family).train()
+    model.adapter.prepare_training(model.dit)
+    model.set_trainable(both_ends(1))
+    plain = gradients(model, family)
+    torch._dynamo.reset()
+    compile_regions(model)
+    compiled = gradients(model, family)
+    torch._dynamo.reset()
+    assert plain.keys() == compiled.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(compiled[name], gradient, atol=1e-4, rtol=1e-3, msg=lambda t, n=name: f"{n}: {t}")
 
 
 @every_folder

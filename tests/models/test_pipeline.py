@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from diffusers.callbacks import PipelineCallback
 from PIL import Image
 from torch import Tensor
 
-from l2p.errors import ModelError
+from l2p.errors import ModelError, SourceError
 from l2p.models.adapters.base import Guidance
 from l2p.models.pipeline import L2PPipeline, load_pixel_pipeline
 from l2p.models.pipeline_guidance import guided_velocity
@@ -112,6 +113,8 @@ def test_a_pipeline_without_text_parts_draws_from_embeddings_and_says_so(pipelin
         ({"prompt": ["a", "b"], "negative_prompt": ["c", "d", "e"]}, "3 negative prompts for 2 prompts"),
         ({"prompt": "a", "negative_prompt": "b", "negative_embeddings": [{}]}, "negative_embeddings"),
         ({"prompt": "a", "negative_prompt": "b", "guidance_scale": 0.0}, "guidance_scale = 0 is no guidance"),
+        ({"prompt": "a", "guidance_scale": math.nan}, "guidance_scale = nan: expected a finite number"),
+        ({"prompt": "a", "guidance_scale": math.inf}, "guidance_scale = inf: expected a finite number"),
         ({"prompt": "a", "generator": seeds(1, 2)}, "2 given for 1 images"),
         ({"prompt": "a", "latents": torch.zeros(1, 3, 32, 32)}, r"\[1, 3, 32, 32\] given, expected \[1, 3, 32, 48\]"),
         ({"prompt": "a", "output_type": "jpg"}, "output_type = 'jpg'"),
@@ -173,6 +176,11 @@ def test_guidance_is_one_doubled_batch_and_none_is_none(pipeline: L2PPipeline, m
     assert [len(call[0]) for call in calls] == [2, 2]
     assert not pipeline.do_classifier_free_guidance
     assert all(call[3] is None for call in calls)
+
+
+def test_real_guidance_beside_guidance_that_is_real_is_refused(pipeline: L2PPipeline) -> None:
+    with pytest.raises(SourceError, match=r"true_cfg_scale = 2\.0: ZImageTransformer2DModel is not guidance-distilled"):
+        draw(pipeline, PROMPTS[0], true_cfg_scale=2.0)
 
 
 def test_guidance_follows_its_formula(pipeline: L2PPipeline) -> None:
@@ -268,6 +276,16 @@ def test_what_a_callback_returns_as_latents_is_honoured(pipeline: L2PPipeline) -
     assert torch.equal(first, other), "after blank pixels nothing is left of the noise"
 
 
+def test_a_callback_that_asks_for_nothing_gets_the_latents(pipeline: L2PPipeline) -> None:
+    names: list[list[str]] = []
+
+    def look(_pipeline: Any, _index: int, _timestep: Tensor, tensors: dict[str, Tensor]) -> None:
+        names.append(list(tensors))
+
+    draw(pipeline, PROMPTS[0], callback_on_step_end=look)
+    assert names == [["latents"]] * 2
+
+
 def test_a_callback_that_returns_nothing_changes_nothing(pipeline: L2PPipeline) -> None:
     silent = draw(pipeline, PROMPTS[0], generator=seeds(1), callback_on_step_end=lambda *_: None)
     assert torch.equal(silent, draw(pipeline, PROMPTS[0], generator=seeds(1)))
@@ -323,6 +341,28 @@ def test_progress_is_shown_unless_it_is_switched_off(
     assert "3/3" in capsys.readouterr().err
     draw(pipeline, PROMPTS[0])
     assert capsys.readouterr().err == ""
+
+
+# parts and precision
+
+
+def test_a_transformer_that_is_no_pixel_model_is_refused(pipeline: L2PPipeline) -> None:
+    with pytest.raises(ModelError, match="a Linear: expected a PixelTransformer"):
+        L2PPipeline(torch.nn.Linear(1, 1), pipeline.scheduler)
+
+
+def test_weights_in_bfloat16_draw_nearly_the_same_image_and_solve_in_float32(
+    delta: Path, pipeline: L2PPipeline
+) -> None:
+    half, noise = load_pixel_pipeline(delta, dtype="bfloat16"), torch.randn(1, 3, 32, 48)
+    parts = (half.transformer, half.text_encoder)
+    assert {tensor.dtype for part in parts for tensor in part.parameters()} == {torch.bfloat16}
+    seen: list[Tensor] = []
+    image = draw(half, PROMPTS[0], latents=noise, callback_on_step_end=lambda *given: seen.append(given[3]["latents"]))
+    exact = draw(pipeline, PROMPTS[0], latents=noise)
+    assert {tensor.dtype for tensor in (*seen, image)} == {torch.float32}
+    assert not torch.equal(image, exact)
+    assert float((image - exact).abs().mean()) < 0.03
 
 
 # memory

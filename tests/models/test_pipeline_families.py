@@ -103,27 +103,19 @@ def first_output(source: Any, inputs: dict[str, Any], patch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize(
-    ("family", "argument"),
-    [
-        ("FluxTransformer2DModel", "true_cfg_scale"),
-        *((family, ADAPTERS[family].guidance_argument) for family in GUIDED),
-    ],
-    ids=lambda name: name.removesuffix("Transformer2DModel"),
+    "family", ["FluxTransformer2DModel", *GUIDED], ids=lambda name: name.removesuffix("Transformer2DModel")
 )
-def test_the_sources_own_pipeline_guides_as_its_adapter_says(
-    family: str, argument: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_sources_own_pipeline_guides_as_its_adapter_says(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source, adapter, w = pipeline_of(family), ADAPTERS[family], STRONG * SCALE[family]
     prompt, away = adapter.encode(source, [TEXTS[0]]), adapter.encode_negative(source, [TEXTS[1]])
-    scales = (
-        {"scale": 3.5, "true_cfg_scale": w} if argument == "true_cfg_scale" and family in DISTILLED else {"scale": w}
-    )
-    g = adapter.guidance(config=source.transformer.config, **scales).scale
-    none = {argument: 1.0 if argument == "true_cfg_scale" else adapter.no_guidance}
+    config, distilled = source.transformer.config, family in DISTILLED
+    argument = "true_cfg_scale" if distilled else adapter.guidance_argument
+    none = {argument: 1.0 if distilled else adapter.no_guidance}
+    told = adapter.guidance(3.5, config, true_cfg_scale=w) if distilled else adapter.guidance(w, config)
     with_text = first_output(source, adapter.pipeline_inputs(prompt, away), monkeypatch, **none)
     without = first_output(source, adapter.pipeline_inputs(away, away), monkeypatch, **none)
     guided = first_output(source, adapter.pipeline_inputs(prompt, away), monkeypatch, **{argument: w})
-    expected = with_text + g * (with_text - without)
+    expected = with_text + told.scale * (with_text - without)
     assert not torch.allclose(expected, with_text, atol=1e-2)
     if adapter.rescales_guidance:
         expected = expected * with_text.norm(dim=-1, keepdim=True) / expected.norm(dim=-1, keepdim=True)

@@ -139,6 +139,18 @@ def test_an_adapter_can_be_weighed_switched_off_and_taken_out(pipeline: L2PPipel
     assert not any("lora" in name for name, _ in pipeline.transformer.named_parameters())
 
 
+def test_a_fused_adapter_draws_the_same_from_the_weights_themselves(pipeline: L2PPipeline) -> None:
+    plain, expected = draw(pipeline), draw(merged(pipeline, source_tensors(), scale=0.5))
+    weight = pipeline.transformer.get_parameter(f"dit.{TARGET}.weight").clone()
+    pipeline.load_lora_weights(source_tensors())
+    pipeline.fuse_lora(lora_scale=0.5)
+    torch.testing.assert_close(draw(pipeline), expected, atol=1e-4, rtol=1e-4)
+    assert not torch.equal(pipeline.transformer.get_parameter(f"dit.{TARGET}.base_layer.weight"), weight)
+    pipeline.unfuse_lora()
+    pipeline.unload_lora_weights()
+    torch.testing.assert_close(draw(pipeline), plain, atol=1e-4, rtol=1e-4)
+
+
 def test_two_adapters_add_up(pipeline: L2PPipeline) -> None:
     pipeline.load_lora_weights(source_tensors(), adapter_name="one")
     pipeline.load_lora_weights(source_tensors(), adapter_name="two")
@@ -170,6 +182,19 @@ def test_another_format_is_refused(pipeline: L2PPipeline) -> None:
 def test_tensors_of_another_width_are_refused_by_name(pipeline: L2PPipeline) -> None:
     with pytest.raises(ModelError, match=rf"dit\.{TARGET}\.lora_A\.weight has shape \[4, 32\]"):
         pipeline.load_lora_weights(source_tensors(width=32))
+
+
+def test_half_a_pair_or_two_ranks_are_refused(pipeline: L2PPipeline) -> None:
+    """PEFT would draw the missing half at random."""
+    down, up = source_tensors().items()
+    for tensors, found in (
+        ([down], "lora_A 4, lora_B missing"),
+        ([up], "lora_A missing, lora_B 4"),
+        ([down, (up[0], up[1][:, :2])], "lora_A 4, lora_B 2"),
+    ):
+        with pytest.raises(ModelError, match=rf"LoRA: dit\.{TARGET} has rank {found}"):
+            pipeline.load_lora_weights(dict(tensors))
+    assert not any("lora" in name for name, _ in pipeline.transformer.named_parameters())
 
 
 def test_a_file_that_is_none_is_refused(pipeline: L2PPipeline, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 import l2p
-from l2p.errors import ModelError
+from l2p.errors import L2PError, ModelError
 from l2p.models.pipeline import L2PPipeline, load_pixel_pipeline
 from l2p.models.pixel_transformer import PixelTransformer
 from tests.models.pipeline_parts import lively_delta
@@ -197,6 +197,32 @@ def test_a_tensor_of_another_shape_is_refused_even_on_request(saved: Path, tmp_p
         PixelTransformer.from_pretrained(folder, ignore_mismatched_sizes=True, low_cpu_mem_usage=False)
 
 
+def test_pickled_weights_are_not_read(saved: Path, pipeline: L2PPipeline, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(saved, tmp_path / "copy"))
+    (copy / "transformer" / WEIGHTS).unlink()
+    torch.save(pipeline.transformer.state_dict(), copy / "transformer" / "diffusion_pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"copy: diffusers cannot load it .*safetensors"):
+        load_pixel_pipeline(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source_class": "NoTransformer2DModel"}, "transformer class 'NoTransformer2DModel' has no adapter"),
+        ({"source_config": {}}, "copy: diffusers cannot load it .*axes_lens"),
+        ({"patch_size": 32}, "copy: diffusers cannot load it .*expected shape"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_one_error(
+    change: dict[str, Any], message: str, saved: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(saved, tmp_path / "copy"))
+    config = copy / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    with pytest.raises(L2PError, match=message):
+        load_pixel_pipeline(copy)
+
+
 def test_a_damaged_or_foreign_folder_is_one_error(saved: Path, tiny_source: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(saved, tmp_path / "copy"))
     weights = copy / "transformer" / WEIGHTS
@@ -205,3 +231,5 @@ def test_a_damaged_or_foreign_folder_is_one_error(saved: Path, tiny_source: Path
         load_pixel_pipeline(copy)
     with pytest.raises(ModelError, match="a ZImagePipeline, not a pixel pipeline"):
         load_pixel_pipeline(tiny_source)
+    with pytest.raises(ModelError, match="a ZImageTransformer2DModel: expected a PixelTransformer"):
+        L2PPipeline.from_pretrained(tiny_source)

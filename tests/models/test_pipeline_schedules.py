@@ -20,7 +20,7 @@ from l2p.models.adapters import ADAPTERS
 from l2p.models.pipeline import L2PPipeline, build_scheduler, load_pixel_pipeline
 from l2p.models.pipeline_schedule import make_schedule
 from l2p.models.source import SourcePin, pin_source
-from tests.families.tiny import DRAW, PX_PER_TOKEN, SHIFTS, TEXTS
+from tests.families.tiny import DRAW, PX_PER_TOKEN, SHIFTS, TEXTS, tiny_scheduler
 from tests.models.conformance import pipeline_of, tiny_pixel_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers.schedulers")
@@ -28,13 +28,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers.sc
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 BY_SIZE = {"base_image_seq_len": 16, "max_image_seq_len": 64, "base_shift": 0.5, "max_shift": 1.15}
 SIZE = {"height": 32, "width": 32}
-# Families whose pipelines space the noise levels evenly before the shift, as ours does.
+# Families whose pipelines space the noise levels evenly before the shift, as ours does (decision 0005).
 SPACED_EVENLY = (
     "ZImageTransformer2DModel",
     "FluxTransformer2DModel",
     "Flux2Transformer2DModel",
     "QwenImageTransformer2DModel",
     "Lumina2Transformer2DModel",
+    "SanaTransformer2DModel",
     "ChromaTransformer2DModel",
 )
 OWN_SHIFTS: dict[str, Callable[[int, int], float]] = {
@@ -180,6 +181,14 @@ def test_own_sigmas_are_taken_where_the_scheduler_takes_them(pipeline: L2PPipeli
         draw(pipeline, texts, diffusers.FlowMatchHeunDiscreteScheduler(), sigmas=[1.0, 0.5])
 
 
+@pytest.mark.parametrize("sigmas", [[0.5, 1.0], [1.0, 1.0, 0.5], [1.2, 0.5], [1.0, 0.0], [1.0, float("nan")]])
+def test_own_sigmas_that_do_not_fall_from_noise_are_refused(
+    sigmas: list[float], pipeline: L2PPipeline, texts: list[Any]
+) -> None:
+    with pytest.raises(ModelError, match="expected falling noise levels, at most 1 and above 0"):
+        draw(pipeline, texts, build("Euler"), sigmas=sigmas)
+
+
 def test_no_steps_are_refused(pipeline: L2PPipeline, texts: list[Any]) -> None:
     with pytest.raises(ModelError, match="num_inference_steps = 0: expected at least 1"):
         draw(pipeline, texts, build("Euler"), num_inference_steps=0)
@@ -217,7 +226,7 @@ def test_noise_levels_are_those_of_the_sources_own_pipeline(family: str) -> None
     source, side_px = pipeline_of(family), PX_PER_TOKEN[family]
     size = {"height": 3 * side_px, "width": 5 * side_px, "num_inference_steps": 4, "output_type": "latent"}
     source(prompt=TEXTS[0], **size, **DRAW[family])
-    drawer = L2PPipeline(tiny_pixel_model(family, linear_readout=True), type(source.scheduler)(**SHIFTS[family]))
+    drawer = L2PPipeline(tiny_pixel_model(family, linear_readout=True), tiny_scheduler(family))
     drawer.set_progress_bar_config(disable=True)
     drawer(embeddings=ADAPTERS[family].encode(source, [TEXTS[0]]), **size)
     assert len(drawer.scheduler.sigmas) == 5

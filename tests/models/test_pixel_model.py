@@ -238,3 +238,14 @@ def test_a_repository_is_fetched_part_by_part_at_its_pinned_commit(
     wanted = ["model_index.json", "README.md", "transformer/model-00001-of-00002.safetensors", "tokenizer/vocab.txt"]
     assert all(fetched(file) for file in wanted)
     assert not any(fetched(file) for file in ("aura_flow_0.3.safetensors", "transformer/model.fp16.safetensors"))
+
+
+def test_a_bfloat16_model_takes_its_image_off_the_pixels_as_they_are(tiny_source: Path, pipeline: Any) -> None:
+    """v = (x - x0) / sigma: pixels rounded to bfloat16 first would err by half a grey level, and more at low noise."""
+    model = graft(pin_source(str(tiny_source)), seed=0, dtype="bfloat16", **SETTINGS)
+    pixels, sigma = torch.randn(2, 3, 32, 32), torch.tensor([0.05, 0.5])
+    text = {"cap_feats": [caption.bfloat16() for caption in _text(pipeline)["cap_feats"]]}
+    with torch.no_grad():
+        x0 = model.predict(pixels.bfloat16(), sigma, text).float()
+        expected = (pixels - x0) / sigma.view(2, 1, 1, 1)
+        torch.testing.assert_close(model(pixels, sigma, text), expected)

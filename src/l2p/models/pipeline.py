@@ -236,7 +236,7 @@ class L2PPipeline(DiffusionPipeline, PromptMixin, PixelLoraMixin):
         batch = torch.cat([pixels, pixels]) if guidance.scale > 0 else pixels
         sigma_B = sigma.expand(len(batch))
         told_B = None if guidance.embedded is None else torch.full_like(sigma_B, guidance.embedded)
-        v = self.transformer(batch.to(self.transformer.dtype), sigma_B, drawing.text, told_B).float()
+        v = self.transformer(batch, sigma_B, drawing.text, told_B).float()
         if guidance.scale == 0:
             return v
         with_text, without = v.chunk(2)
@@ -319,5 +319,5 @@ def _load_saved(folder: Path, dtype: str) -> L2PPipeline:
         )
     try:
         return L2PPipeline.from_pretrained(folder, dtype=tensor_dtype(dtype), use_safetensors=True)
-    except (ImportError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+    except (ImportError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise ModelError(f"{folder}: diffusers cannot load it ({' '.join(str(error).split())[:300]}).") from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ _SCALES = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")  # 
 
 
 class PixelLoraMixin(LoraBaseMixin):
-    """LoRA as in diffusers' pipelines: loading here; switching, weighing, fusing and unloading are diffusers' own."""
+    """LoRA as in diffusers' pipelines: loading here; switching, weighing and unloading are diffusers' own."""
 
     _lora_loadable_modules = ["transformer"]
     transformer: PixelTransformer
@@ -57,6 +57,14 @@ class PixelLoraMixin(LoraBaseMixin):
         self.transformer.load_lora_adapter(
             tensors, prefix=None, metadata=metadata, adapter_name=adapter_name, _pipeline=self, **settings
         )
+
+    def fuse_lora(self, components: Sequence[str] = ("transformer",), **settings: Any) -> None:
+        """Add what the active LoRAs compute to the weights themselves; `settings` are diffusers' own."""
+        super().fuse_lora(list(components), **settings)
+
+    def unfuse_lora(self, components: Sequence[str] = ("transformer",), **settings: Any) -> None:
+        """Undo `fuse_lora`, up to rounding."""
+        super().unfuse_lora(list(components), **settings)
 
 
 def read_lora(given: str | Path | Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:

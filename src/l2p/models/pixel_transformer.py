@@ -87,6 +87,7 @@ class PixelTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.head = build_head(head_type, self.token_dim, patch_size=patch_size, widths=tuple(head_widths))
         self.readout = LinearReadout(self.token_dim, patch_size) if linear_readout else None
         self._no_split_modules = list(getattr(dit_class, "_no_split_modules", None) or ())
+        self._skip_layerwise_casting_patterns = list(getattr(dit_class, "_skip_layerwise_casting_patterns", None) or ())
         self._repeated_blocks = sorted({type(block).__name__ for block in self.repeated_blocks()})
         self.initialise_head()
 
@@ -148,8 +149,11 @@ class PixelTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
     def forward(
         self, pixels_BCHW: Tensor, sigma_B: Tensor, text: TextInputs, guidance_B: Tensor | None = None
     ) -> Tensor:
-        """Velocity eps - x0 [B, 3, H, W] of noisy pixels [B, 3, H, W] at sigma [B]; arguments as of `predict`."""
-        out = self.predict(pixels_BCHW, sigma_B, text, guidance_B)
+        """Velocity eps - x0 [B, 3, H, W] of noisy pixels [B, 3, H, W] at sigma [B]; arguments as of `predict`.
+
+        Pixels may be float32 whatever the model's precision: x0 is then taken off the pixels as they are.
+        """
+        out = self.predict(pixels_BCHW.to(self.dtype), sigma_B, text, guidance_B)
         if self.config.prediction == "velocity":
             return out
         return velocity_from_x0(pixels_BCHW.float(), out.float(), sigma_B)
