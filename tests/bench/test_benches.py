@@ -148,7 +148,7 @@ def test_loading_needs_little_more_than_the_weights_and_the_naive_way_twice_as_m
     assert ours.peak < naive.peak - 0.5 * ours.weights
 
 
-@pytest.mark.parametrize("module", ["sizes", "efficiency", "loading", "heads"])
+@pytest.mark.parametrize("module", ["sizes", "efficiency", "loading", "heads", "picture"])
 def test_a_bench_begins_with_the_command_that_runs_it(module: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", f"bench.{module}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
