@@ -23,7 +23,8 @@ def main() -> None:
     """Draw and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="PNG to write")
-    draw(Layout.geneval).save(parser.parse_args().out)
+    out = parser.parse_args().out
+    draw(Layout.geneval).save(out)
 
 
 def draw(folder: Path) -> Image.Image:
