@@ -249,3 +249,16 @@ def test_a_bfloat16_model_takes_its_image_off_the_pixels_as_they_are(tiny_source
         x0 = model.predict(pixels.bfloat16(), sigma, text).float()
         expected = (pixels - x0) / sigma.view(2, 1, 1, 1)
         torch.testing.assert_close(model(pixels, sigma, text), expected)
+
+
+def test_a_checkpointing_function_of_ones_own_is_refused_instead_of_ignored(tiny_source: Path) -> None:
+    model = graft(pin_source(str(tiny_source)), seed=0, **SETTINGS)
+    with pytest.raises(ModelError, match="gradient_checkpointing_func"):
+        model.enable_gradient_checkpointing(torch.utils.checkpoint.checkpoint)
+
+
+def test_an_adapter_that_says_too_little_cannot_be_made() -> None:
+    from l2p.models.adapters import Adapter
+
+    with pytest.raises(TypeError, match="arguments"):
+        type("HalfAdapter", (Adapter,), {"transformer_class": "X"})()

@@ -297,18 +297,23 @@ def load_pixel_pipeline(folder: Path | str, *, device: str = "cpu", dtype: str =
     return pipeline
 
 
-def _load_delta(folder: Path, *, device: str, dtype: str) -> L2PPipeline:
-    card = read_delta_card(folder)
-    pin, sampler = SourcePin(**card["source"]), card["sampler"]
-    model = load_pixel_model(folder, device=device, dtype=dtype)
-    text = load_text_pipeline(pin, dtype=dtype, device=device)
+def assemble(model: PixelTransformer, card: dict[str, Any], text_parts: dict[str, Any]) -> L2PPipeline:
+    """The pipeline of a delta: its model, the source's scheduler and text parts, and the sampler on its card."""
+    sampler = card["sampler"]
     return L2PPipeline(
         model,
-        build_scheduler(pin, sampler["shift"]),
-        **{name: getattr(text, name, None) for name in TEXT_PARTS},
+        build_scheduler(SourcePin(**card["source"]), sampler["shift"]),
         num_inference_steps=sampler["num_steps"],
         guidance_scale=sampler["guidance_scale"],
+        **text_parts,
     )
+
+
+def _load_delta(folder: Path, *, device: str, dtype: str) -> L2PPipeline:
+    card = read_delta_card(folder)
+    model = load_pixel_model(folder, device=device, dtype=dtype)
+    text = load_text_pipeline(SourcePin(**card["source"]), dtype=dtype, device=device)
+    return assemble(model, card, {name: getattr(text, name, None) for name in TEXT_PARTS})
 
 
 def _load_saved(folder: Path, dtype: str) -> L2PPipeline:

@@ -195,7 +195,15 @@ class PixelTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         return [name for name in self.state_dict() if name.startswith((prefix, "head.", "readout."))]
 
     def enable_gradient_checkpointing(self, gradient_checkpointing_func: Callable[..., Any] | None = None) -> None:
-        """Compute the activations of the blocks twice instead of holding them; the family says how."""
+        """Compute the activations of the blocks twice instead of holding them; the family says how.
+
+        Raises:
+            ModelError: a function of one's own, which not every family could call rightly.
+        """
+        if gradient_checkpointing_func is not None:
+            raise ModelError(
+                "gradient_checkpointing_func: the source's family decides how to checkpoint. Leave it out."
+            )
         self.adapter.enable_checkpointing(self.dit)
 
     def repeated_blocks(self) -> list[nn.Module]:

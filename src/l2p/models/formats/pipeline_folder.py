@@ -13,7 +13,7 @@ from l2p.errors import ModelError
 from l2p.files import atomic_path
 from l2p.models.delta import StoredModel
 from l2p.models.formats.entries import DTYPES, Entry, join, on_paper
-from l2p.models.pipeline import TEXT_PARTS, L2PPipeline, build_scheduler
+from l2p.models.pipeline import TEXT_PARTS, assemble
 from l2p.models.source import SourcePin, load_text_pipeline
 from l2p.models.weights import assign, index_folder
 
@@ -38,16 +38,10 @@ def export_pipeline(stored: StoredModel, folder: Path, dtype: torch.dtype | None
     """
     if folder.exists():
         raise ModelError(f"{folder}: exists. Remove it, or give another --out.")
-    pin, sampler = SourcePin(**stored.card["source"]), stored.card["sampler"]
+    pin = SourcePin(**stored.card["source"])
     assign(stored.model, stored.tensors, origin=pin.path, dtype=dtype)
     _check_finite(stored.model)
-    pipeline = L2PPipeline(
-        stored.model,
-        build_scheduler(pin, sampler["shift"]),
-        num_inference_steps=sampler["num_steps"],
-        guidance_scale=sampler["guidance_scale"],
-        **_text_parts(pin, dtype),
-    )
+    pipeline = assemble(stored.model, stored.card, _text_parts(pin, dtype))
     with atomic_path(folder) as partial:
         pipeline.save_pretrained(partial, max_shard_size=SHARD_SIZE)
 
