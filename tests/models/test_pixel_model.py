@@ -255,10 +255,3 @@ def test_a_checkpointing_function_of_ones_own_is_refused_instead_of_ignored(tiny
     model = graft(pin_source(str(tiny_source)), seed=0, **SETTINGS)
     with pytest.raises(ModelError, match="gradient_checkpointing_func"):
         model.enable_gradient_checkpointing(torch.utils.checkpoint.checkpoint)
-
-
-def test_an_adapter_that_says_too_little_cannot_be_made() -> None:
-    from l2p.models.adapters import Adapter
-
-    with pytest.raises(TypeError, match="arguments"):
-        type("HalfAdapter", (Adapter,), {"transformer_class": "X"})()

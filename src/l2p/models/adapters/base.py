@@ -8,7 +8,6 @@ final layer is replaced by `Passthrough`; then its own patchify, position code a
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -44,7 +43,7 @@ class Guidance:
     rescale: bool = False
 
 
-class Adapter(ABC):
+class Adapter:
     """One source family. Subclasses fill in the names and override what differs."""
 
     transformer_class: str
@@ -147,11 +146,11 @@ class Adapter(ABC):
         out = transformer(**arguments, return_dict=False)[0]
         return self.token_map(out, patches_BChw.shape[-2:])
 
-    @abstractmethod
     def arguments(
         self, patches_BChw: Tensor, sigma_B: Tensor, text: TextInputs, *, config: Config, guidance_B: Tensor | None
     ) -> dict[str, Any]:
         """Keyword arguments of the transformer: the one place where the family's own time and positions are known."""
+        raise NotImplementedError
 
     def token_map(self, out: Any, grid: torch.Size) -> Tensor:
         """What the grafted transformer returns -> [B, D, h, w]."""
@@ -178,13 +177,13 @@ class Adapter(ABC):
 
     # its text
 
-    @abstractmethod
     def encode(self, pipeline: Any, prompts: list[str]) -> list[PromptEmbedding]:
         """Prompt embeddings by the source pipeline's own `encode_prompt`, one dictionary a prompt.
 
         A tensor is [L, ...] with the prompt's own number of tokens, or [1, ...] where it has one value a prompt. The
         empty prompt is encoded as the pipeline encodes a negative one.
         """
+        raise NotImplementedError
 
     def encode_negative(self, pipeline: Any, prompts: list[str]) -> list[PromptEmbedding]:
         """Embeddings of prompts that guidance leads away from, where the pipeline encodes them in another way."""
@@ -195,9 +194,9 @@ class Adapter(ABC):
         stacked = {key: torch.stack([embedding[key] for embedding in embeddings]) for key in embeddings[0]}
         return {key: tensor.squeeze(1) if tensor.shape[1] == 1 else tensor for key, tensor in stacked.items()}
 
-    @abstractmethod
     def pipeline_inputs(self, embeddings: list[PromptEmbedding], negative: list[PromptEmbedding]) -> dict[str, Any]:
         """Keyword arguments by which the source's own pipeline takes ready embeddings instead of prompts."""
+        raise NotImplementedError
 
     # its guidance
 
