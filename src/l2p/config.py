@@ -5,8 +5,9 @@ Units are in the names: `_px` pixels, `_s` seconds. Sigma is the noise level in 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -14,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from l2p.errors import ConfigError, MissingFileError
 
 PARAMS_FILE = Path("params.yaml")
+
+
+_Section = TypeVar("_Section", bound="Section")
 
 
 class Section(BaseModel):
@@ -179,7 +183,13 @@ class BenchmarkParams(Section):
     images_per_prompt: int = Field(gt=0, description="Images of each prompt; official: 4.")
     seed: int = Field(ge=0, description="First seed; every prompt and image has its own.")
     max_failed_share: float = Field(
-        ge=0, le=1, description="Fail when more images than this share could not be judged."
+        ge=0, le=1, description="Fail when more images than this share could not be drawn or judged."
+    )
+    judge_options: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of the judge, for example the folder of its weights."
+    )
+    subset: float = Field(
+        default=1.0, gt=0, le=1, description="Share of the prompts, drawn within each task or category; 1: all."
     )
 
 
@@ -187,6 +197,14 @@ class DpgParams(BenchmarkParams):
     """DPG-Bench."""
 
     protocol: Literal["official", "fixed"] = Field(description="`official` keeps the published script's faults.")
+
+
+class EvaluationParams(Section):
+    """How evaluations are computed; no score depends on it."""
+
+    judge_batch_size: int = Field(gt=0, description="Images (GenEval) or questions (DPG-Bench) judged at once.")
+    engine: Literal["local", "ray"] = Field(description="`local`: this process; `ray`: workers of a Ray cluster.")
+    num_workers: int = Field(gt=0, description="For `ray`: workers, each with a model and, where there is one, a GPU.")
 
 
 class EfficiencyParams(Section):
@@ -221,6 +239,7 @@ class Params(Section):
     sampling: SamplingParams
     geneval: BenchmarkParams
     dpg: DpgParams
+    evaluation: EvaluationParams
     efficiency: EfficiencyParams
     register_: RegisterParams = Field(alias="register")
 
@@ -246,12 +265,24 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         raise ConfigError(f"{path}: {_first_problem(error)}") from error
 
 
+def validate_section(section: type[_Section], raw: Mapping[str, Any], where: str) -> _Section:
+    """`raw` as a `section`; `where` is what a message calls it, for example `geneval.judge_options`.
+
+    Raises:
+        ConfigError: unknown key, missing key or impossible value; the message names the first such field.
+    """
+    try:
+        return section.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_problem(error)}") from error
+
+
 def _first_problem(error: ValidationError) -> str:
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")  # a misspelling first
     first, more = problems[0], len(problems) - 1
     field = ".".join(str(part) for part in first["loc"]) or "(root)"
     if first["type"] == "extra_forbidden":
-        problem = f"unknown key `{field}`; check its spelling against the params.yaml in the repository."
+        problem = f"unknown key `{field}`; check its spelling (`l2p explain` lists those there are)."
     elif first["type"] == "missing":
         problem = f"`{field}` is missing."
     else:

@@ -1,6 +1,7 @@
 """Owns what a judge is: the protocols that a detector, a colour classifier and a question answerer fulfil.
 
 Convention: images are uint8 RGB [H, W, 3]; boxes are (x0, y0, x1, y1) in pixels of that image, upper bounds exclusive.
+Judges work on batches, and an answer does not depend on what else is in its batch (up to float rounding).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from l2p.config import Section
 from l2p.errors import EvaluationError
 from l2p.files import sha256_json
 
@@ -19,6 +21,10 @@ Box = tuple[float, float, float, float]
 
 class UnjudgeableImage(EvaluationError):
     """A judge cannot look at one image. It counts as a failure in the score card; the run goes on."""
+
+
+class JudgeOptions(Section):
+    """Settings of a judge that has none; a judge with settings has a subclass. Unknown keys are refused."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,12 @@ class ObjectDetector(Protocol):
         """Every class that it can find; a benchmark that asks for another one is refused."""
         ...
 
-    def detect(self, image: np.ndarray) -> list[Detection]:
-        """All objects of uint8 RGB [H, W, 3], whatever their confidence, in any order."""
+    def detect(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
+        """All objects of each image (uint8 RGB [H, W, 3], sizes may differ), whatever their confidence, in any order.
+
+        Raises:
+            UnjudgeableImage: one of them cannot be looked at; the caller then asks for each alone.
+        """
         ...
 
 
@@ -72,8 +82,12 @@ class ColorClassifier(Protocol):
         """Every colour that it can name."""
         ...
 
-    def classify(self, image: np.ndarray, detections: Sequence[Detection]) -> list[str]:
-        """One colour name per detection."""
+    def classify(self, objects: Sequence[tuple[np.ndarray, Detection]]) -> list[str]:
+        """One colour name per (image, detection of that image).
+
+        Raises:
+            UnjudgeableImage: one of them cannot be looked at; the caller then asks for each image alone.
+        """
         ...
 
 
@@ -90,11 +104,14 @@ class QuestionAnswerer(Protocol):
         """SHA-256 of whatever decides its answers."""
         ...
 
-    def answer(self, image: np.ndarray, question: str) -> str:
-        """Answer "yes", "no", or whatever the model says; only exactly "yes" scores.
+    def answer(self, asked: Sequence[tuple[np.ndarray, str]]) -> list[str]:
+        """One answer per (image, question): "yes", "no", or whatever the model says; only exactly "yes" scores.
+
+        Questions about one image follow one another, and are then about the same array object.
 
         Raises:
-            EvaluationError: the question cannot be understood.
+            UnjudgeableImage: one image cannot be looked at; the caller then asks for each image alone.
+            EvaluationError: a question cannot be understood.
         """
         ...
 
