@@ -19,12 +19,9 @@ import pandas as pd
 from PIL import Image
 
 from l2p.config import Layout, Params
-from l2p.evaluation import dpg, geneval
 from l2p.evaluation.benchmark_data import load_dpg, load_geneval
-from l2p.evaluation.images import Grid, dpg_files, draw_missing, geneval_files
-from l2p.evaluation.judgements import JudgementStore
-from l2p.evaluation.judges import get_object_judge, get_question_judge
-from l2p.evaluation.subject import open_subject
+from l2p.evaluation.runs import Run, run_dpg, run_geneval
+from l2p.evaluation.subject import Subject, open_subject
 from l2p.files import sha256_file, write_json
 from l2p.models.source import pin_source
 from l2p.shapes.benchmarks import dpg_prompts, geneval_prompts
@@ -84,44 +81,36 @@ def efficiency() -> dict[str, Any]:
 
 
 def _score_geneval(params: Params, model: Any, limit: int | None, *, wrong_share: float, noise: float) -> None:
-    folder, scratch = Layout.geneval / model, Layout.benchmarks / "geneval" / model
-    data = load_geneval("shapes", scratch)
+    data = load_geneval("shapes", Layout.benchmarks / "geneval" / model)
     if limit is not None:
         data = replace(data, prompts=data.prompts[:: len(data.prompts) // limit])
-    subject, judge = open_subject(model, params), get_object_judge("shapes")
-    files = [
-        file
-        for prompt in data.prompts
-        for file in geneval_files(
-            folder / geneval.IMAGES, ["?"] * prompt.index + [prompt.prompt], images_per_prompt=4, first_seed=0
-        )[-4:]
-    ]
-    painter = RenderPainter(geneval_prompts(), wrong_share=wrong_share, noise=noise)
-    draw_missing(files, painter, subject.drawing_card(), batch_size=50, title=model)
-    store = JudgementStore(scratch / "judgements.jsonl")
-    rows, failures = geneval.judge_images(data, folder, images_per_prompt=IMAGES_PER_PROMPT, judge=judge, store=store)
-    geneval.write_results(rows, folder)
+    subject = _RenderedSubject.of(open_subject(model, params), geneval_prompts(), wrong_share, noise)
     settings = params.geneval.model_copy(update={"images_per_prompt": IMAGES_PER_PROMPT})
-    card = subject.score_card(data, settings, judge, protocol=geneval.PROTOCOL)
-    geneval.write_scores(rows, folder, replace(card, failures=failures))
+    run_geneval(subject, data, settings, _run(params, "geneval", model))
 
 
 def _score_dpg(params: Params, model: Any, limit: int | None, *, wrong_share: float, noise: float) -> None:
-    folder, scratch = Layout.dpg / model, Layout.benchmarks / "dpg" / model
-    data = load_dpg("shapes", scratch)
+    data = load_dpg("shapes", Layout.benchmarks / "dpg" / model)
     data = replace(data, items=data.items[:limit])
-    subject, judge = open_subject(model, params), get_question_judge("shapes")
-    prompts = {item.item_id: item.prompt for item in data.items}
-    files = dpg_files(folder / dpg.IMAGES, prompts, images_per_prompt=IMAGES_PER_PROMPT, first_seed=0)
-    painter = RenderPainter(dpg_prompts(), wrong_share=wrong_share, noise=noise)
-    draw_missing(files, painter, subject.drawing_card(), batch_size=50, title=model)
-    store, grid = JudgementStore(scratch / "judgements.jsonl"), Grid(IMAGES_PER_PROMPT, *subject.size_px)
-    tiles, failures = dpg.answer_tiles(data, folder, grid=grid, judge=judge, store=store)
-    result = dpg.score_answers(data, tiles, "fixed")
-    dpg.write_answers(result, folder)
+    subject = _RenderedSubject.of(open_subject(model, params), dpg_prompts(), wrong_share, noise)
     settings = params.dpg.model_copy(update={"images_per_prompt": IMAGES_PER_PROMPT})
-    card = subject.score_card(data, settings, judge, protocol="fixed")
-    dpg.write_scores(result, folder, replace(card, failures=failures, dropped=result.dropped))
+    run_dpg(subject, data, settings, _run(params, "dpg", model))
+
+
+def _run(params: Params, benchmark: str, model: str) -> Run:
+    store = Layout.benchmarks / benchmark / model / "judgements.jsonl"
+    return Run(Path("reports") / benchmark / model, store, params.evaluation, batch_size=50)
+
+
+class _RenderedSubject(Subject):
+    """A subject whose images are renders."""
+
+    @classmethod
+    def of(cls, subject: Subject, prompts: list[Prompt], wrong_share: float, noise: float) -> Subject:
+        rendered = cls(**vars(subject))
+        painter = RenderPainter(prompts, wrong_share=wrong_share, noise=noise)
+        object.__setattr__(rendered, "make_painter", lambda: painter)
+        return rendered
 
 
 def _write_corpus() -> None:

@@ -11,17 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from l2p.config import SamplerParams
+from l2p.config import EvaluationParams, SamplerParams
 from l2p.errors import EvaluationError
-from l2p.evaluation import images as module
+from l2p.evaluation import drawing as module
+from l2p.evaluation.benchmark_data import DpgItem
+from l2p.evaluation.drawing import DrawingPlan, Drawn, Painter, PipelinePainter, draw_missing
 from l2p.evaluation.images import (
     DrawingCard,
     Grid,
     ImageFile,
-    Painter,
-    PipelinePainter,
     dpg_files,
-    draw_missing,
     geneval_files,
     image_seed,
     is_drawn,
@@ -63,8 +62,15 @@ def never(prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
     raise AssertionError(f"drew {prompts} again")
 
 
+def draw_some(
+    files: list[ImageFile], painter: Painter, card: DrawingCard = CARD, batch_size: int = 4, max_failed_share: float = 0
+) -> Drawn:
+    machine = EvaluationParams(judge_batch_size=4, engine="local", num_workers=1)
+    return draw_missing(files, lambda: painter, DrawingPlan(card, batch_size, machine, max_failed_share), "test")
+
+
 def draw(files: list[ImageFile], painter: Painter, card: DrawingCard = CARD, batch_size: int = 4) -> int:
-    return draw_missing(files, painter, card, batch_size=batch_size, title="test")
+    return draw_some(files, painter, card, batch_size).count
 
 
 def pixels(files: list[ImageFile]) -> list[np.ndarray]:
@@ -72,7 +78,7 @@ def pixels(files: list[ImageFile]) -> list[np.ndarray]:
 
 
 def layout(folder: Path, count: int = 2) -> list[ImageFile]:
-    return geneval_files(folder, PROMPTS, images_per_prompt=count, first_seed=5)
+    return geneval_files(folder, dict(enumerate(PROMPTS)), images_per_prompt=count, first_seed=5)
 
 
 def test_every_image_has_the_seed_of_its_prompt_and_number():
@@ -92,12 +98,16 @@ def test_geneval_files_lie_in_the_official_folders(tmp_path: Path):
     assert [file.seeds for file in files[:3]] == [(5,), (6,), (1005,)]
 
 
+def items(names: str) -> list[DpgItem]:
+    return [DpgItem(index, name, PROMPTS[index], ()) for index, name in enumerate(names)]
+
+
 def test_dpg_files_are_one_grid_an_item(tmp_path: Path):
-    files = dpg_files(tmp_path, {"x": "a", "y": "b"}, images_per_prompt=4, first_seed=0)
+    files = dpg_files(tmp_path, items("xy"), images_per_prompt=4, first_seed=0)
     assert [file.path.name for file in files] == ["x.png", "y.png"]
     assert files[1].seeds == (1000, 1001, 1002, 1003)
     with pytest.raises(EvaluationError, match="at most 4"):
-        dpg_files(tmp_path, {"x": "a"}, images_per_prompt=5, first_seed=0)
+        dpg_files(tmp_path, items("x"), images_per_prompt=5, first_seed=0)
 
 
 @pytest.mark.parametrize(("count", "shape"), [(1, (8, 6)), (2, (8, 12)), (3, (16, 12)), (4, (16, 12))])
@@ -137,13 +147,57 @@ def test_an_interrupted_drawing_goes_on_where_it_was(tmp_path: Path, source_pain
         np.testing.assert_array_equal(a, b)
 
 
-def test_an_interrupted_grid_is_not_written_and_redrawn_whole(tmp_path: Path, source_painter: PipelinePainter):
-    files = dpg_files(tmp_path, dict(zip("xyz", PROMPTS, strict=True)), images_per_prompt=4, first_seed=0)
+def test_an_interrupted_grid_keeps_the_images_it_has(tmp_path: Path, source_painter: PipelinePainter):
+    cut, whole = (
+        dpg_files(tmp_path / name, items("xyz"), images_per_prompt=4, first_seed=0) for name in ("cut", "whole")
+    )
     with pytest.raises(Interrupted):
-        draw(files, interrupted_after(source_painter, 2), batch_size=3)
-    assert [file.path.exists() for file in files] == [True, False, False]
-    assert draw(files, source_painter, batch_size=3) == 8
-    assert {image.shape for image in pixels(files)} == {(128, 128, 3)}
+        draw(cut, interrupted_after(source_painter, 2), batch_size=3)
+    assert draw(cut, source_painter, batch_size=3) == 6
+    assert draw(whole, source_painter, batch_size=3) == 12
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == ["x.png", "y.png", "z.png"]
+    for a, b in zip(pixels(cut), pixels(whole), strict=True):
+        assert a.shape == (128, 128, 3)
+        np.testing.assert_array_equal(a, b)
+
+
+def faulty(painter: Painter, seed: int) -> Painter:
+    """Cannot draw one seed, nor any batch with it."""
+
+    def paint(prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        if seed in seeds:
+            raise RuntimeError("out of\nmemory")
+        return painter(prompts, seeds)
+
+    return paint
+
+
+def test_an_image_that_cannot_be_drawn_is_counted_and_the_rest_is_drawn(
+    tmp_path: Path, source_painter: PipelinePainter
+):
+    files = layout(tmp_path)
+    drawn = draw_some(files, faulty(source_painter, 6), max_failed_share=0.2)
+    assert drawn.count == 5
+    assert [failure.image for failure in drawn.failures] == [files[1].path.as_posix()]
+    assert drawn.failures[0].reason == "not drawn: RuntimeError: out of memory"
+    assert [is_drawn(file, CARD) for file in files] == [True, False, True, True, True, True]
+
+
+def test_too_many_images_that_cannot_be_drawn_stop_the_run(tmp_path: Path, source_painter: PipelinePainter):
+    with pytest.raises(EvaluationError, match=r"1 images could not be drawn.*0001\.png: RuntimeError: out of memory"):
+        draw_some(layout(tmp_path), faulty(source_painter, 6), max_failed_share=0.1)
+
+
+def test_a_model_that_puts_out_nan_fails_and_does_not_draw_black(tmp_path: Path, tiny_source: Path):
+    def load() -> Any:
+        pipeline = load_source_pipeline(pin_source(str(tiny_source)))
+        next(pipeline.vae.decoder.parameters()).data.fill_(float("nan"))
+        return pipeline
+
+    painter = PipelinePainter(load, SAMPLER, (64, 64))
+    drawn = draw_some(layout(tmp_path, 1), painter, max_failed_share=1)
+    assert drawn.count == 0
+    assert "not finite" in drawn.failures[0].reason
 
 
 def test_what_is_there_is_not_drawn_again(tmp_path: Path, source_painter: PipelinePainter):
@@ -187,7 +241,7 @@ def test_a_damaged_file_is_drawn_anew(tmp_path: Path, keep_bytes: int, source_pa
 
 
 def test_a_foreign_image_in_our_place_is_not_taken_for_ours(tmp_path: Path):
-    (file,) = geneval_files(tmp_path, PROMPTS[:1], images_per_prompt=1, first_seed=0)
+    (file,) = geneval_files(tmp_path, {0: PROMPTS[0]}, images_per_prompt=1, first_seed=0)
     file.path.parent.mkdir(parents=True)
     Image.new("RGB", (64, 64)).save(file.path)
     assert not is_drawn(file, CARD)

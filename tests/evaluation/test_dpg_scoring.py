@@ -58,7 +58,7 @@ def test_an_image_without_answers_scores_zero():
 
 
 def data(*items: DpgItem) -> DpgData:
-    return DpgData("test", "digest", items)
+    return DpgData("test", items)
 
 
 def two_items() -> DpgData:
@@ -71,7 +71,7 @@ def two_items() -> DpgData:
         question(2, 1, row=3, kind="attribute - color"),
         question(3, row=4, kind="global"),
     )
-    return data(DpgItem("a", "prompt a", first), DpgItem("b", "prompt b", second))
+    return data(DpgItem(0, "a", "prompt a", first), DpgItem(1, "b", "prompt b", second))
 
 
 def tiles(item: str, *texts: str | None) -> list[Tile]:
@@ -105,7 +105,7 @@ def test_the_official_protocol_skips_the_first_row_and_loses_the_item_that_depen
 
 
 def test_the_official_protocol_scores_an_item_that_can_do_without_its_first_row():
-    alone = data(DpgItem("a", "prompt", (question(1, row=0), question(2, row=1), question(3, 2, row=2))))
+    alone = data(DpgItem(0, "a", "prompt", (question(1, row=0), question(2, row=1), question(3, 2, row=2))))
     assert score_answers(alone, tiles("a", "nyn"), "official").items.values == {"a": 0.5}
     assert score_answers(alone, tiles("a", "nyn"), "fixed").items.values == {"a": pytest.approx(1 / 3)}
 

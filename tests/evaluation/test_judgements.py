@@ -2,55 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from l2p.config import EvaluationParams
 from l2p.errors import EvaluationError
 from l2p.evaluation.benchmark_data import load_geneval
-from l2p.evaluation.geneval import check_vocabulary, judge_images
+from l2p.evaluation.geneval import check_vocabulary
+from l2p.evaluation.geneval_judging import judge_images
+from l2p.evaluation.image_folders import geneval_images
 from l2p.evaluation.images import geneval_image
-from l2p.evaluation.judgements import Failure, JudgementStore, check_failures, count_failures, read_image
+from l2p.evaluation.judgements import (
+    Failure,
+    JudgementStore,
+    check_failures,
+    judge_or_split,
+    judgement_key,
+    read_image,
+)
 from l2p.evaluation.judges import get_object_judge
 from l2p.evaluation.judges.base import UnjudgeableImage
 
-
-def answer(value: str):
-    return lambda: value
+MACHINE = EvaluationParams(judge_batch_size=4, engine="local", num_workers=1)
 
 
-def never():
-    raise AssertionError("asked again")
-
-
-def test_an_answer_is_asked_for_once_even_by_a_later_run(tmp_path: Path):
-    path, asked = tmp_path / "store.jsonl", {"judge": "a", "image": "b", "question": "c"}
+def test_an_answer_is_there_for_a_later_run(tmp_path: Path):
+    path, key = tmp_path / "store.jsonl", judgement_key({"judge": "a", "image": "b", "question": "c"})
     store = JudgementStore(path)
-    assert store.remember(asked, answer("yes")) == "yes"
-    assert store.remember(asked, never) == "yes"
-    assert JudgementStore(path).remember(asked, never) == "yes"
+    assert key not in store
+    store.put(key, "yes")
+    assert store[key] == "yes"
+    assert JudgementStore(path)[key] == "yes"
 
 
 @pytest.mark.parametrize("changed", ["judge", "image", "question"])
-def test_another_judge_image_or_question_is_asked_anew(tmp_path: Path, changed: str):
+def test_another_judge_image_or_question_has_another_key(changed: str):
     asked = {"judge": "a", "image": "b", "question": "c"}
-    store = JudgementStore(tmp_path / "store.jsonl")
-    store.remember(asked, answer("yes"))
-    assert store.remember(asked | {changed: "other"}, answer("no")) == "no"
+    assert judgement_key(asked | {changed: "other"}) != judgement_key(asked)
 
 
 def test_a_line_that_a_killed_run_left_unfinished_is_dropped(tmp_path: Path):
     path = tmp_path / "store.jsonl"
     store = JudgementStore(path)
-    store.remember({"n": 1}, answer("yes"))
-    store.remember({"n": 2}, answer("yes"))
+    store.put("1", "yes")
+    store.put("2", "yes")
     path.write_text(path.read_text(encoding="utf-8")[:-5], encoding="utf-8")
     again = JudgementStore(path)
-    assert again.remember({"n": 1}, never) == "yes"
-    assert again.remember({"n": 2}, answer("no")) == "no"
-    assert JudgementStore(path).remember({"n": 2}, never) == "no"
+    assert again["1"] == "yes"
+    assert "2" not in again
+    again.put("2", "no")
+    assert JudgementStore(path)["2"] == "no"
 
 
 def test_a_damaged_store_is_named(tmp_path: Path):
@@ -60,21 +65,29 @@ def test_a_damaged_store_is_named(tmp_path: Path):
         JudgementStore(path)
 
 
-@pytest.mark.parametrize("error", [OSError("disk"), RuntimeError("out of\nmemory"), ValueError("shape")])
-def test_what_goes_wrong_with_one_image_is_counted(error: Exception):
-    failures: list[Failure] = []
-    with count_failures("a.png", failures):
-        raise error
-    assert failures[0].image == "a.png"
-    assert type(error).__name__ in failures[0].reason
-    assert "\n" not in failures[0].reason
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError("disk"), "OSError: disk"),
+        (RuntimeError("out of\nmemory"), "RuntimeError: out of memory"),
+        (UnjudgeableImage("x.png: odd"), "x.png: odd"),
+    ],
+)
+def test_what_goes_wrong_with_one_image_leaves_the_others_of_its_batch(error: Exception, said: str):
+    def judge(items: Sequence[int]) -> list[int]:
+        if 2 in items:
+            raise error
+        return [10 * item for item in items]
+
+    assert judge_or_split(judge, [1, 2, 3]) == [10, said, 30]
 
 
 def test_a_fault_of_the_benchmark_stops_the_run():
-    failures: list[Failure] = []
-    with pytest.raises(EvaluationError, match="question"), count_failures("a.png", failures):
+    def judge(items: Sequence[int]) -> list[int]:
         raise EvaluationError("question")
-    assert failures == []
+
+    with pytest.raises(EvaluationError, match="question"):
+        judge_or_split(judge, [1, 2])
 
 
 def test_too_many_failures_refuse_the_score():
@@ -113,9 +126,10 @@ def test_a_failed_image_has_an_incorrect_row_with_its_reason(tmp_path: Path):
     path = tmp_path / "images" / geneval_image(0, 0)
     path.parent.mkdir(parents=True)
     Image.new("RGB", (64, 64), "white").save(path)
-    store = JudgementStore(tmp_path / "store.jsonl")
-    rows, failures = judge_images(data, tmp_path, images_per_prompt=2, judge=get_object_judge("shapes"), store=store)
-    assert [failure.image for failure in failures] == ["images/00000/samples/0001.png"]
+    images = geneval_images(tmp_path / "images", data, 2)
+    store, judge = JudgementStore(tmp_path / "store.jsonl"), get_object_judge("shapes")
+    rows, failures = judge_images(images, judge, store, MACHINE)
+    assert [failure.image for failure in failures] == [f"{tmp_path}/images/00000/samples/0001.png"]
     assert [row["correct"] for row in rows] == [False, False]
     assert rows[0]["reason"] == "expected circle>=1, found 0"
     assert rows[1]["reason"].startswith("could not be judged:")

@@ -16,14 +16,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from l2p.config import EvaluationParams
 from l2p.errors import EvaluationError
 from l2p.evaluation.benchmark_data import DpgItem, GenEvalPrompt, load_dpg, load_geneval
-from l2p.evaluation.dpg import Tile, answer_tiles, cascade, score_answers
-from l2p.evaluation.geneval import decide, judge_images, keep_detections, prompt_scores
-from l2p.evaluation.images import DrawingCard, Grid, dpg_files, geneval_files, join_tiles, write_image
+from l2p.evaluation.dpg import Tile, cascade, score_answers
+from l2p.evaluation.dpg_judging import answer_images
+from l2p.evaluation.geneval import decide, keep_detections, prompt_scores
+from l2p.evaluation.geneval_judging import judge_images
+from l2p.evaluation.image_folders import dpg_images, geneval_images
+from l2p.evaluation.images import DrawingCard, dpg_files, geneval_files, join_tiles, write_image
 from l2p.evaluation.judgements import JudgementStore
 from l2p.evaluation.judges import get_object_judge, get_question_judge
-from l2p.evaluation.judges.base import Detection, UnjudgeableImage
+from l2p.evaluation.judges.base import Detection, QuestionAnswerer, UnjudgeableImage
 from l2p.shapes.benchmarks import dpg_prompts, geneval_prompts
 from l2p.shapes.questions import (
     BackgroundQuestion,
@@ -39,6 +43,7 @@ from l2p.shapes.world import BACKGROUNDS, COLORS, LAYOUTS, QUADRANTS, RELATIONS,
 
 CLEAN_RENDERS = 6  # of each prompt; each changed prompt is rendered once
 MIN_RIGHT, MAX_WRONG_YES = 0.99, 0.01
+MACHINE = EvaluationParams(judge_batch_size=16, engine="local", num_workers=1)
 
 Changes = Iterator[tuple[str, Prompt]]
 
@@ -124,10 +129,17 @@ def images_of(prompt: Prompt, count: int, rng: random.Random) -> list[np.ndarray
     return [render(draw_scene(prompt, rng)) for _ in range(count)]
 
 
+def ask(judge: QuestionAnswerer, image: np.ndarray, item: DpgItem) -> dict[int, str]:
+    answers = judge.answer([(image, question.question) for question in item.questions])
+    return {question.number: answer for question, answer in zip(item.questions, answers, strict=True)}
+
+
 def is_correct(prompt: GenEvalPrompt, image: np.ndarray) -> bool:
     judge = get_object_judge("shapes")
-    groups = keep_detections(judge.detector.detect(image), prompt.tag)
-    return decide(prompt, groups, lambda found: judge.color_classifier.classify(image, found)).correct
+    groups = keep_detections(judge.detector.detect([image])[0], prompt.tag)
+    return decide(
+        prompt, groups, lambda found: judge.color_classifier.classify([(image, each) for each in found])
+    ).correct
 
 
 # --- accuracy -------------------------------------------------------------------------------------------------------
@@ -159,7 +171,7 @@ def test_the_answerer_is_right_on_clean_renders(dense):
     judge = get_question_judge("shapes")
     for shown, item in dense:
         for image in images_of(shown, CLEAN_RENDERS, rng):
-            answers = {question.number: judge.answer(image, question.question) for question in item.questions}
+            answers = ask(judge, image, item)
             for question in item.questions:
                 right[question.broad_category].append(answers[question.number] == "yes")
             scores.append(np.mean(list(cascade(item.questions, answers)[0].values())))
@@ -176,7 +188,7 @@ def test_the_answerer_says_no_to_the_fact_that_was_changed(dense):
     for shown, item in dense:
         for fact, changed in changed_dense(shown):
             image = render(draw_scene(changed, rng))
-            answers = {question.number: judge.answer(image, question.question) for question in item.questions}
+            answers = ask(judge, image, item)
             for question in item.questions:
                 said = answers[question.number] == "yes"
                 if is_true(question.question, changed):
@@ -195,25 +207,25 @@ def test_the_answerer_says_no_to_the_fact_that_was_changed(dense):
 def test_clean_renders_in_the_official_folders_score_nearly_everything(tmp_path: Path):
     rng, card = random.Random(5), DrawingCard("renders", {}, 64, 64, "uint8", "cpu")
     data = load_geneval("shapes", tmp_path)
-    prompts = [prompt.prompt for prompt in data.prompts]
+    prompts = {prompt.index: prompt.prompt for prompt in data.prompts}
     files = geneval_files(tmp_path / "images", prompts, images_per_prompt=2, first_seed=0)
     for file, shown in zip(files, np.repeat(np.array(geneval_prompts(), dtype=object), 2), strict=True):
         write_image(file, render(draw_scene(shown, rng)), card)
     store = JudgementStore(tmp_path / "judgements.jsonl")
-    rows, failures = judge_images(data, tmp_path, images_per_prompt=2, judge=get_object_judge("shapes"), store=store)
+    images = geneval_images(tmp_path / "images", data, 2)
+    rows, failures = judge_images(images, get_object_judge("shapes"), store, MACHINE)
     assert failures == []
     assert prompt_scores(rows).overall() >= MIN_RIGHT
 
 
 def test_clean_renders_in_official_grids_score_nearly_everything(tmp_path: Path):
-    rng, card, grid = random.Random(6), DrawingCard("renders", {}, 64, 64, "uint8", "cpu"), Grid(4, 64, 64)
+    rng, card = random.Random(6), DrawingCard("renders", {}, 64, 64, "uint8", "cpu")
     data = load_dpg("shapes", tmp_path)
-    prompts = {item.item_id: item.prompt for item in data.items}
-    files = dpg_files(tmp_path / "images", prompts, images_per_prompt=4, first_seed=0)
+    files = dpg_files(tmp_path / "images", data.items, images_per_prompt=4, first_seed=0)
     for file, shown in zip(files, dpg_prompts(), strict=True):
         write_image(file, join_tiles(images_of(shown, 4, rng)), card)
     store, judge = JudgementStore(tmp_path / "judgements.jsonl"), get_question_judge("shapes")
-    tiles, failures = answer_tiles(data, tmp_path, grid=grid, judge=judge, store=store)
+    tiles, failures = answer_images(dpg_images(tmp_path / "images", data, 4, (64, 64)), judge, store, MACHINE)
     assert failures == []
     assert len(tiles) == 160
     assert score_answers(data, tiles, "fixed").items.overall() >= MIN_RIGHT
@@ -235,22 +247,22 @@ def test_images_of_nothing_show_no_prompt(image: np.ndarray, geneval, dense):
     assert not any(is_correct(prompt, image) for _, prompt in geneval)
     judge = get_question_judge("shapes")
     asked = [question for _, item in dense for question in item.questions if question.broad_category != "global"]
-    assert {judge.answer(image, question.question) for question in asked} == {"no"}
+    assert set(judge.answer([(image, question.question) for question in asked])) == {"no"}
 
 
 def test_a_background_that_is_none_of_the_world_is_not_called_the_nearest_one():
     judge = get_question_judge("shapes")
     for name, rgb in BACKGROUNDS.items():
         image = np.full((64, 64, 3), rgb, dtype=np.uint8)
-        assert judge.answer(image, f"Is the background {name}?") == "yes"
-        assert judge.answer(image // 2, f"Is the background {name}?") == "no"
+        assert judge.answer([(image, f"Is the background {name}?")]) == ["yes"]
+        assert judge.answer([(image // 2, f"Is the background {name}?")]) == ["no"]
 
 
 def test_an_object_in_the_middle_is_in_no_quadrant():
     image = render(draw_scene(Prompt("colors", "", (Thing("circle", "red"),)), random.Random(0)))
     judge = get_question_judge("shapes")
-    assert judge.answer(image, "Is there a circle?") == "yes"
-    assert {judge.answer(image, f"Is the red circle in the {place}?") for place in QUADRANTS} == {"no"}
+    assert judge.answer([(image, "Is there a circle?")]) == ["yes"]
+    assert set(judge.answer([(image, f"Is the red circle in the {place}?") for place in QUADRANTS])) == {"no"}
 
 
 @pytest.mark.parametrize("size", [128, 256])
@@ -260,7 +272,7 @@ def test_larger_images_are_judged_alike_with_boxes_in_their_own_pixels(size: int
         small = render(draw_scene(shown, rng))
         large = np.asarray(Image.fromarray(small).resize((size, size), Image.Resampling.NEAREST))
         assert is_correct(prompt, large)
-        for found, expected in zip(detector.detect(large), detector.detect(small), strict=True):
+        for found, expected in zip(*detector.detect([large, small]), strict=True):
             assert found.box == tuple(value * size / 64 for value in expected.box)
             assert found.mask is not None
             assert found.mask.shape == (size, size)
@@ -269,14 +281,14 @@ def test_larger_images_are_judged_alike_with_boxes_in_their_own_pixels(size: int
 def test_an_image_that_is_not_rgb_is_unjudgeable():
     for image in (blank()[..., 0], blank().astype(np.float32)):
         with pytest.raises(UnjudgeableImage, match="uint8 RGB"):
-            get_object_judge("shapes").detector.detect(image)
+            get_object_judge("shapes").detector.detect([image])
         with pytest.raises(UnjudgeableImage, match="uint8 RGB"):
-            get_question_judge("shapes").answer(image, "Is there a circle?")
+            get_question_judge("shapes").answer([(image, "Is there a circle?")])
 
 
 def test_a_colour_without_a_mask_is_unjudgeable():
     with pytest.raises(UnjudgeableImage, match="no mask"):
-        get_object_judge("shapes").color_classifier.classify(blank(), [Detection("circle", 1.0, (0, 0, 9, 9))])
+        get_object_judge("shapes").color_classifier.classify([(blank(), Detection("circle", 1.0, (0, 0, 9, 9)))])
 
 
 # --- questions ------------------------------------------------------------------------------------------------------
@@ -291,7 +303,7 @@ def test_every_question_that_is_asked_can_be_read_back():
 @pytest.mark.parametrize("question", ["Is there a dog?", "Is the circle mauve?", "Is there a circle", "How many?", ""])
 def test_a_question_of_another_world_is_an_error_and_never_a_no(question: str):
     with pytest.raises(EvaluationError, match="cannot read it"):
-        get_question_judge("shapes").answer(blank(), question)
+        get_question_judge("shapes").answer([(blank(), question)])
 
 
 def test_parents_come_before_their_children():
@@ -301,7 +313,7 @@ def test_parents_come_before_their_children():
 
 
 def test_an_unknown_judge_is_named_with_the_known_ones():
-    with pytest.raises(EvaluationError, match=r"'clip'.*known: shapes"):
+    with pytest.raises(EvaluationError, match=r"'clip'.*known: mask2former, shapes"):
         get_object_judge("clip")
-    with pytest.raises(EvaluationError, match=r"'vqa'.*known: shapes"):
-        get_question_judge("vqa")
+    with pytest.raises(EvaluationError, match=r"'blip'.*known: mplug, shapes, vqa"):
+        get_question_judge("blip")

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 from l2p.errors import EvaluationError, MissingFileError
-from l2p.files import sha256_file, sha256_json
+from l2p.files import sha256_json
 
 # name -> "module:writer"; a writer takes a folder, writes the official files into it and returns the main one's path.
 GENEVAL_DATA = {"shapes": "l2p.shapes.benchmarks:write_geneval"}
@@ -50,11 +50,15 @@ class GenEvalPrompt:
 
 @dataclass(frozen=True)
 class GenEvalData:
-    """A GenEval prompt set with the digest of its file."""
+    """A GenEval prompt set."""
 
     name: str
-    digest: str
     prompts: tuple[GenEvalPrompt, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the metadata of all prompts: the same for a file and for an image folder made from it."""
+        return sha256_json([[prompt.index, prompt.metadata] for prompt in self.prompts])
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,9 @@ class DpgQuestion:
 
 @dataclass(frozen=True)
 class DpgItem:
-    """A dense prompt with its questions in the order of the table."""
+    """A dense prompt with its questions in the order of the table; `index` is its place among the items, from 0."""
 
+    index: int
     item_id: str
     prompt: str
     questions: tuple[DpgQuestion, ...]
@@ -89,11 +94,15 @@ class DpgItem:
 
 @dataclass(frozen=True)
 class DpgData:
-    """A DPG prompt set with the digest of its table and prompts."""
+    """A DPG prompt set."""
 
     name: str
-    digest: str
     items: tuple[DpgItem, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all prompts and questions."""
+        return sha256_json([asdict(item) for item in self.items])
 
 
 def load_geneval(data: str, folder: Path) -> GenEvalData:
@@ -112,8 +121,8 @@ def load_geneval(data: str, folder: Path) -> GenEvalData:
     filled = [(number, line) for number, line in lines if line.strip()]
     if not filled:
         raise EvaluationError(f"{path}: empty; expected one JSON object a line.")
-    prompts = [_geneval_prompt(line, index, f"{path}, line {number}") for index, (number, line) in enumerate(filled)]
-    return GenEvalData(data, sha256_file(path), tuple(prompts))
+    prompts = [read_geneval_line(line, index, f"{path}, line {number}") for index, (number, line) in enumerate(filled)]
+    return GenEvalData(data, tuple(prompts))
 
 
 def load_dpg(data: str, folder: Path) -> DpgData:
@@ -136,11 +145,10 @@ def load_dpg(data: str, folder: Path) -> DpgData:
                 f"{prompt}: not found, but {path} asks about item {item_id!r}. Restore the prompt file."
             )
     items = tuple(
-        DpgItem(item_id, prompts[item_id].read_text(encoding="utf-8").strip(), tuple(questions[item_id]))
-        for item_id in questions
+        DpgItem(index, item_id, prompts[item_id].read_text(encoding="utf-8").strip(), tuple(questions[item_id]))
+        for index, item_id in enumerate(questions)
     )
-    digests = {prompt.name: sha256_file(prompt) for prompt in prompts.values()}
-    return DpgData(data, sha256_json({"table": sha256_file(path), "prompts": digests}), items)
+    return DpgData(data, items)
 
 
 def _locate(data: str, named: dict[str, str], folder: Path, param: str) -> Path:
@@ -154,7 +162,12 @@ def _locate(data: str, named: dict[str, str], folder: Path, param: str) -> Path:
     return Path(data)
 
 
-def _geneval_prompt(line: str, index: int, where: str) -> GenEvalPrompt:
+def read_geneval_line(line: str, index: int, where: str) -> GenEvalPrompt:
+    """One line of metadata; `where` is what an error calls it.
+
+    Raises:
+        EvaluationError: the line breaks the format.
+    """
     try:
         raw = json.loads(line)
     except json.JSONDecodeError as error:

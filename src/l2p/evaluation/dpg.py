@@ -1,4 +1,4 @@
-"""Owns DPG-Bench: asking the question graph of each image, zeroing what depends on a "no", and the score.
+"""Owns DPG-Bench's rules: zeroing what depends on a "no", and the score under both protocols.
 
 `fixed` scores what the benchmark means. `official` keeps the faults of the published script (ELLA,
 compute_dpg_bench.py) as far as they concern scores, for comparison with published numbers: the first row of the table
@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from l2p.evaluation.benchmark_data import DpgData, DpgItem, DpgQuestion
-from l2p.evaluation.images import Grid, split_tiles
-from l2p.evaluation.judgements import Failure, JudgementStore, count_failures, read_image
+from l2p.evaluation.judgements import Failure
 from l2p.evaluation.judges.base import QuestionAnswerer
 from l2p.evaluation.scores import PromptScores, ScoreCard, bootstrap
-from l2p.files import atomic_path, sha256_file, write_json
+from l2p.files import atomic_path, write_json
 
 DpgProtocol = Literal["official", "fixed"]
 IMAGES, ANSWERS, SCORES = "images", "answers.jsonl", "scores.json"
@@ -38,6 +36,7 @@ class Tile:
     """One image of an item: the answers by proposition id, or why there are none.
 
     `score` is the mean over its questions after zeroing (0 without answers); None when the protocol drops the item.
+    `questions` and `categories` (the detailed ones) are by proposition id, for whoever reads the answers.
     """
 
     item_id: str
@@ -47,6 +46,8 @@ class Tile:
     failure: str | None = None
     score: float | None = None
     zeroed: tuple[int, ...] = ()
+    questions: dict[int, str] = field(default_factory=dict)
+    categories: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,30 +59,6 @@ class Result:
     categories: dict[str, float]
     categories_detailed: dict[str, float]
     dropped: list[Failure]
-
-
-def answer_tiles(
-    data: DpgData, folder: Path, *, grid: Grid, judge: QuestionAnswerer, store: JudgementStore
-) -> tuple[list[Tile], list[Failure]]:
-    """Ask every question of every image in `folder`/images.
-
-    Returns:
-        One tile per image, and those that could not be judged.
-
-    Raises:
-        EvaluationError: the judge does not understand a question.
-    """
-    tiles: list[Tile] = []
-    failures: list[Failure] = []
-    for item in tqdm(data.items, desc="DPG judge", unit="item", disable=None):
-        name = f"{IMAGES}/{item.item_id}.png"
-        for number in range(grid.count):
-            answers, before = None, len(failures)
-            with count_failures(f"{name}#{number}", failures):
-                answers = _answer(item, folder / name, number, grid, judge, store)
-            failure = failures[-1].reason if len(failures) > before else None
-            tiles.append(Tile(item.item_id, number, name, answers, failure))
-    return tiles, failures
 
 
 def score_answers(data: DpgData, tiles: Sequence[Tile], protocol: DpgProtocol) -> Result:
@@ -127,7 +104,7 @@ def try_judge(data: DpgData, judge: QuestionAnswerer) -> None:
     Raises:
         EvaluationError: the judge does not understand it.
     """
-    judge.answer(np.zeros((64, 64, 3), dtype=np.uint8), data.items[0].questions[0].question)
+    judge.answer([(np.zeros((64, 64, 3), dtype=np.uint8), data.items[0].questions[0].question)])
 
 
 def write_answers(result: Result, folder: Path) -> Path:
@@ -158,21 +135,6 @@ def item_scores(rows: Sequence[dict[str, Any]]) -> PromptScores:
         if row["score"] is not None:
             scores.setdefault(row["item_id"], []).append(row["score"])
     return PromptScores.unstratified({item: float(np.mean(values)) for item, values in scores.items()})
-
-
-def _answer(
-    item: DpgItem, path: Path, number: int, grid: Grid, judge: QuestionAnswerer, store: JudgementStore
-) -> dict[int, str]:
-    """Answers about image `number` of a grid, by proposition id."""
-    tile = split_tiles(read_image(path), grid)[number]
-    asked = {
-        "judge": judge.digest,
-        "image": sha256_file(path),
-        "tile": [number, *astuple(grid)],
-        "questions": [question.question for question in item.questions],
-    }
-    answers = store.remember(asked, lambda: [judge.answer(tile, question.question) for question in item.questions])
-    return {question.number: answer for question, answer in zip(item.questions, answers, strict=True)}
 
 
 def _asked(item: DpgItem, protocol: DpgProtocol) -> list[DpgQuestion]:

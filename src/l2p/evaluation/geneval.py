@@ -1,4 +1,4 @@
-"""Owns GenEval: which detections count, whether an image shows its prompt, and the score over the six tasks.
+"""Owns GenEval's rules: which detections count, whether an image shows its prompt, and the score over the six tasks.
 
 Protocol of djghosh13/geneval (evaluate_images.py, summary_scores.py); layout and result columns are the official ones.
 """
@@ -8,20 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from l2p.errors import EvaluationError
 from l2p.evaluation.benchmark_data import Clause, GenEvalData, GenEvalPrompt
-from l2p.evaluation.images import geneval_image
-from l2p.evaluation.judgements import Failure, JudgementStore, count_failures, read_image
 from l2p.evaluation.judges.base import Box, Detection, ObjectJudge
 from l2p.evaluation.scores import PromptScores, ScoreCard, bootstrap
-from l2p.files import atomic_path, sha256_file, write_json
+from l2p.files import atomic_path, write_json
 
 PROTOCOL = "official"
 MIN_SCORE = 0.3  # detections count strictly above this
@@ -92,32 +88,6 @@ def decide(prompt: GenEvalPrompt, groups: Groups, classify: Classify) -> Decisio
         if (count := len(groups.get(clause.label, []))) >= clause.count:
             faults.append(f"expected {clause.label}<{clause.count}, found {count}")
     return Decision(not faults, "\n".join(faults))
-
-
-def judge_images(
-    data: GenEvalData, folder: Path, *, images_per_prompt: int, judge: ObjectJudge, store: JudgementStore
-) -> tuple[list[Row], list[Failure]]:
-    """Judge every image of `folder`/images.
-
-    Returns:
-        One row of the official columns per image, and the images that could not be judged (their rows are incorrect).
-
-    Raises:
-        EvaluationError: the benchmark asks for classes or colours that the judge does not know.
-    """
-    check_vocabulary(data, judge)
-    rows: list[Row] = []
-    failures: list[Failure] = []
-    images = [(prompt, number) for prompt in data.prompts for number in range(images_per_prompt)]
-    for prompt, number in tqdm(images, desc="GenEval judge", unit="image", disable=None):
-        name = (Path(IMAGES) / geneval_image(prompt.index, number)).as_posix()
-        verdict = None
-        with count_failures(name, failures):
-            verdict = _judge_image(folder / name, prompt, judge, store)
-        if verdict is None:
-            verdict = {"correct": False, "reason": f"could not be judged: {failures[-1].reason}", "details": "{}"}
-        rows.append(_row(name, prompt, verdict))
-    return rows, failures
 
 
 def check_vocabulary(data: GenEvalData, judge: ObjectJudge) -> None:
@@ -211,40 +181,3 @@ def _position_fault(
                 seen = " and ".join(sorted(holding)) or "no relation to"
                 return f"expected {label} {relation} target, found {seen} target"
     return None
-
-
-def _judge_image(path: Path, prompt: GenEvalPrompt, judge: ObjectJudge, store: JudgementStore) -> Row:
-    image = read_image(path)
-
-    def look() -> Row:
-        groups = keep_detections(judge.detector.detect(image), prompt.tag)
-        decision = decide(prompt, groups, lambda found: judge.color_classifier.classify(image, found))
-        boxes = {label: [[*map(float, d.box), float(d.score)] for d in group] for label, group in groups.items()}
-        return {"correct": decision.correct, "reason": decision.reason, "details": json.dumps(boxes)}
-
-    asked = {
-        "judge": judge.digest,
-        "scoring": _own_digest(),
-        "image": sha256_file(path),
-        "metadata": prompt.metadata,
-    }
-    verdict: Row = store.remember(asked, look)
-    return verdict
-
-
-@cache
-def _own_digest() -> str:
-    """Decisions are stored; those of other code are not reused."""
-    return sha256_file(Path(__file__))
-
-
-def _row(name: str, prompt: GenEvalPrompt, verdict: Row) -> Row:
-    return {
-        "filename": name,
-        "tag": prompt.tag,
-        "prompt": prompt.prompt,
-        "correct": verdict["correct"],
-        "reason": verdict["reason"],
-        "metadata": json.dumps(prompt.metadata),
-        "details": verdict["details"],
-    }

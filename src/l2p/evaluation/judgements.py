@@ -1,13 +1,12 @@
-"""Owns what a judge said: a resumable store of its answers, and counting the images that it could not judge."""
+"""Owns what a judge said: a resumable store of its answers, going through a batch, and counting what went wrong."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -17,14 +16,37 @@ from l2p.evaluation.judges.base import UnjudgeableImage
 from l2p.files import sha256_json
 
 _NAMED_FAILURES = 3
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
+
+
+# What may go wrong with one image while the run goes on; a fault of benchmark or judge (EvaluationError) stops it.
+ImageFault = (UnjudgeableImage, OSError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One image that could not be judged, with the reason."""
+    """One image that could not be drawn or judged, with the reason."""
 
     image: str
     reason: str
+
+
+def judgement_key(asked: dict[str, Any]) -> str:
+    """Name of an answer: of judge digest, image digest and question, whatever it takes to give the same answer."""
+    return sha256_json(asked)
+
+
+def judge_or_split(judge: Callable[[Sequence[_Item]], list[_Answer]], items: Sequence[_Item]) -> list[_Answer | str]:
+    """Answers of a batch; when it cannot be judged, of each item alone, with the reason (str) where that fails too."""
+    try:
+        return list(judge(items))
+    except ImageFault as error:
+        if isinstance(error, EvaluationError) and not isinstance(error, UnjudgeableImage):
+            raise
+        if len(items) == 1:
+            return [describe_failure(error)]
+        return [judge_or_split(judge, [item])[0] for item in items]
 
 
 class JudgementStore:
@@ -38,15 +60,19 @@ class JudgementStore:
         if path.is_file():
             self._read()
 
-    def remember(self, asked: dict[str, Any], judge: Callable[[], Any]) -> Any:
-        """The stored answer to `asked` (judge digest, image digest, question), or `judge()`, which is then stored."""
-        key = sha256_json(asked)
-        if key not in self._known:
-            answer = judge()
-            with self._path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"key": key, "answer": answer}) + "\n")
-            self._known[key] = answer
+    def __contains__(self, key: str) -> bool:
+        """Whether there is an answer; `key` is `judgement_key` of what was asked."""
+        return key in self._known
+
+    def __getitem__(self, key: str) -> Any:
+        """The answer."""
         return self._known[key]
+
+    def put(self, key: str, answer: Any) -> None:
+        """Store an answer at once."""
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"key": key, "answer": answer}) + "\n")
+        self._known[key] = answer
 
     def _read(self) -> None:
         text = self._path.read_text(encoding="utf-8")
@@ -76,17 +102,20 @@ def read_image(path: Path) -> np.ndarray:
         raise UnjudgeableImage(f"{path}: not readable as an image ({' '.join(str(error).split())}).") from error
 
 
-@contextmanager
-def count_failures(image: str, failures: list[Failure]) -> Iterator[None]:
-    """Turn what goes wrong with one image into a `Failure`; a benchmark or question fault still stops the run."""
-    try:
-        yield
-    except UnjudgeableImage as error:
-        failures.append(Failure(image, str(error)))
-    except EvaluationError:
-        raise
-    except (OSError, RuntimeError, ValueError) as error:
-        failures.append(Failure(image, f"{type(error).__name__}: {' '.join(str(error).split())}"))
+def read_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image in pixels.
+
+    Raises:
+        UnjudgeableImage: missing or damaged.
+    """
+    height, width = read_image(path).shape[:2]
+    return height, width
+
+
+def describe_failure(error: Exception) -> str:
+    """One line; the kind of error is named unless the error is our own."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UnjudgeableImage) else f"{type(error).__name__}: {text}"
 
 
 def check_failures(failures: list[Failure], *, images: int, max_share: float, results: Path) -> None:

@@ -40,8 +40,10 @@ COMPARABLE_FIELDS = (
 class ScoreCard:
     """Everything one must know to compare or repeat a score; it is stored with every score.
 
-    `model` holds name ("source" or "pixel") and digest, `sampler` steps, guidance scale and shift, `judge` name and
-    digest. `failures` lists what the judge could not look at, `dropped` what the protocol itself loses (official DPG).
+    `model` holds name (in the pipeline "source" or "pixel") and digest, `sampler` steps, guidance scale and shift,
+    `judge` name and digest. `subset` is the share of the prompts, drawn as a stratified sample. Of ready images seeds,
+    sampler, device and precision are unknown: None. `failures` lists what could not be drawn or judged, `dropped` what
+    the protocol itself loses (official DPG).
     """
 
     benchmark: str
@@ -51,15 +53,17 @@ class ScoreCard:
     n_prompts: int
     n_images: int
     images_per_prompt: int
-    first_seed: int
-    seed_formula: str
+    first_seed: int | None
+    seed_formula: str | None
     height_px: int
     width_px: int
     model: dict[str, str]
-    sampler: dict[str, Any]
+    sampler: dict[str, Any] | None
     judge: dict[str, str]
-    device: str
-    dtype: str
+    judge_options: dict[str, Any]
+    device: str | None
+    dtype: str | None
+    subset: float = 1.0
     interval: str = f"95 % percentile bootstrap over prompts, {RESAMPLES} resamples, seed {BOOTSTRAP_SEED}"
     failures: list[Failure] = field(default_factory=list)
     dropped: list[Failure] = field(default_factory=list)
@@ -147,11 +151,13 @@ def retention(source: PromptScores, pixel: PromptScores, *, seed: int = BOOTSTRA
 def check_comparable(source: dict[str, Any], pixel: dict[str, Any]) -> None:
     """Refuse to compare scores that were measured differently; arguments are cards as stored.
 
+    A field that is None in one of them (seeds of ready images) is unknown and does not count.
+
     Raises:
         EvaluationError: names the first field that differs.
     """
     for name in COMPARABLE_FIELDS:
-        if source[name] != pixel[name]:
+        if source[name] != pixel[name] and None not in (source[name], pixel[name]):
             raise EvaluationError(
                 f"{source['benchmark']}: the cards of source and pixel differ in `{name}` ({source[name]!r}, "
                 f"{pixel[name]!r}), so there is no retention. Run the benchmark again for both."

@@ -22,7 +22,12 @@ def encode_prompts(pipeline: Any, prompts: list[str]) -> list[PromptEmbedding]:
     return get_adapter(type(pipeline.transformer).__name__).encode(pipeline, prompts)
 
 
-def draw_images(
+def draw_images(pipeline: Any, embeddings: list[PromptEmbedding], **settings: Any) -> np.ndarray:
+    """`draw_pixels` as uint8 RGB [B, H, W, 3]; values that are not finite become black."""
+    return np.asarray((np.nan_to_num(draw_pixels(pipeline, embeddings, **settings)) * 255).round(), dtype=np.uint8)
+
+
+def draw_pixels(
     pipeline: Any,
     embeddings: list[PromptEmbedding],
     *,
@@ -32,7 +37,7 @@ def draw_images(
     guidance_scale: float,
     seeds: list[int],
 ) -> np.ndarray:
-    """Draw one image per embedding and seed; returns uint8 RGB [B, H, W, 3].
+    """Draw one image per embedding and seed; returns float [B, H, W, 3] in 0..1.
 
     Args:
         pipeline: a source's own diffusers pipeline or an `L2PPipeline`.
@@ -52,7 +57,7 @@ def draw_images(
         adapter = get_adapter(type(pipeline.transformer).__name__)
         inputs = {"prompt": None, **adapter.pipeline_inputs(embeddings, negative)}
         inputs[adapter.guidance_argument] = guidance_scale
-    images = pipeline(
+    pixels: np.ndarray = pipeline(
         height=size_px[0],
         width=size_px[1],
         num_inference_steps=num_steps,
@@ -60,4 +65,15 @@ def draw_images(
         output_type="np",
         **inputs,
     ).images
+    return pixels
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Float [B, H, W, 3] in 0..1 -> uint8.
+
+    Raises:
+        ValueError: a value is not finite; as a picture it would be black and look like a bad drawing.
+    """
+    if not np.isfinite(images).all():
+        raise ValueError("the model put out values that are not finite")
     return np.asarray((images * 255).round(), dtype=np.uint8)

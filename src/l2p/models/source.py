@@ -98,7 +98,7 @@ def pin_source(path: str, revision: str | None = None) -> SourcePin:
         )
     adapter.check_source(_part_config(folder, "transformer"))
     adapter.check_scheduler(_part_config(folder, "scheduler"))
-    files = _digest_files(folder)
+    files = digest_pipeline(folder)
     if not any(name.startswith("transformer/") and name.endswith(_WEIGHT_SUFFIXES) for name in files):
         raise SourceError(
             f"{folder / 'transformer'}: holds no .safetensors weights (pickled weights are not accepted)."
@@ -167,8 +167,8 @@ def _load(pin: SourcePin, dtype: str, device: str, replaced: dict[str, None]) ->
     return pipeline.to(device)
 
 
-def _digest_files(folder: Path) -> dict[str, str]:
-    """Of what the pipeline reads: its index, and each part's own folder without variants."""
+def digest_pipeline(folder: Path) -> dict[str, str]:
+    """{file: SHA-256} of what a pipeline in `folder` reads: its index, and each part's own folder without variants."""
     paths = [folder / MODEL_INDEX, *(path for path in sorted(folder.glob("*/**/*")) if _is_pinned(path))]
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
 

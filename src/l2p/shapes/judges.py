@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from l2p.evaluation.judges.base import Detection, ObjectJudge, UnjudgeableImage
+from l2p.evaluation.judges.base import Detection, JudgeOptions, ObjectJudge, UnjudgeableImage
 from l2p.shapes import detector, questions, render, world
 from l2p.shapes.questions import BackgroundQuestion, ColorQuestion, CountQuestion, EntityQuestion, parse
 from l2p.shapes.world import COLORS, QUADRANTS, SHAPES, SIZE_PX
@@ -33,12 +33,15 @@ class ShapesDetector:
         """SHA-256 of the code that decides."""
         return _code_digest()
 
-    def detect(self, image: np.ndarray) -> list[Detection]:
-        """All shapes of uint8 RGB [H, W, 3].
+    def detect(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
+        """All shapes of each image, uint8 RGB [H, W, 3].
 
         Raises:
             UnjudgeableImage: not an RGB image.
         """
+        return [self._detect_one(image) for image in images]
+
+    def _detect_one(self, image: np.ndarray) -> list[Detection]:
         _check_rgb(image)
         height, width = image.shape[:2]
         scale = np.array([width, height, width, height]) / SIZE_PX
@@ -60,9 +63,9 @@ class ShapesColorClassifier:
         """SHA-256 of the code that decides."""
         return _code_digest()
 
-    def classify(self, image: np.ndarray, detections: Sequence[Detection]) -> list[str]:
-        """One colour per detection; each needs a mask."""
-        return [detector.color_in(image, _mask_of(image, detection)) for detection in detections]
+    def classify(self, objects: Sequence[tuple[np.ndarray, Detection]]) -> list[str]:
+        """One colour per (image, detection); each detection needs a mask."""
+        return [detector.color_in(image, _mask_of(image, detection)) for image, detection in objects]
 
 
 class ShapesQuestionAnswerer:
@@ -80,17 +83,17 @@ class ShapesQuestionAnswerer:
         """SHA-256 of the code that decides."""
         return _code_digest()
 
-    def answer(self, image: np.ndarray, question: str) -> str:
-        """Answer "yes" or "no".
+    def answer(self, asked: Sequence[tuple[np.ndarray, str]]) -> list[str]:
+        """Answer "yes" or "no" to each (image, question).
 
         Raises:
             EvaluationError: the question is not of this world.
             UnjudgeableImage: not an RGB image.
         """
-        _check_rgb(image)
-        return "yes" if self._holds(image, parse(question)) else "no"
+        return ["yes" if self._holds(image, parse(question)) else "no" for image, question in asked]
 
     def _holds(self, image: np.ndarray, question: questions.Question) -> bool:
+        _check_rgb(image)
         if isinstance(question, BackgroundQuestion):
             return detector.background_distance(image, question.background) < BACKGROUND_TOLERANCE
         shapes = self._look(image)
@@ -107,18 +110,18 @@ class ShapesQuestionAnswerer:
 
     def _look(self, image: np.ndarray) -> list[detector.Detection]:
         """Shapes that count as present, best first: "the circle" is the most certain one."""
-        if self._image is None or not np.array_equal(self._image, image):
-            self._image = image.copy()
+        if self._image is not image:
+            self._image = image
             self._shapes = [shape for shape in detector.detect(image) if shape.score > PRESENT_SCORE]
         return self._shapes
 
 
-def object_judge(device: str) -> ObjectJudge:
+def object_judge(options: JudgeOptions, device: str) -> ObjectJudge:
     """GenEval's judge for this world; it needs no accelerator."""
     return ObjectJudge(ShapesDetector(), ShapesColorClassifier())
 
 
-def question_judge(device: str) -> ShapesQuestionAnswerer:
+def question_judge(options: JudgeOptions, device: str) -> ShapesQuestionAnswerer:
     """DPG-Bench's judge for this world; it needs no accelerator."""
     return ShapesQuestionAnswerer()
 
