@@ -6,6 +6,7 @@ separate images `<item_id>/<number>.png` or `<item_id>_<number>.png`. Every othe
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,9 +58,9 @@ def geneval_images(folder: Path, data: GenEvalData, images_per_prompt: int | Non
     images = []
     for prompt in data.prompts:
         paths = found[prompt.index][:count]
-        names = {path.name for path in paths}
-        spare = (folder / geneval_image(prompt.index, number) for number in range(count))
-        paths += [path for path in spare if path.name not in names][: count - len(paths)]
+        there = {int(path.stem) for path in paths}
+        missing = (number for number in itertools.count() if number not in there)
+        paths += [folder / geneval_image(prompt.index, next(missing)) for _ in range(count - len(paths))]
         images += [GenEvalImage(path, path.as_posix(), prompt) for path in paths]
     return images
 
