@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 from l2p.config import EvaluationParams
 from l2p.errors import EvaluationError
 
+# Of a worker. Workers that reserve every core leave none to Ray's own tasks, and one that died is then never replaced.
+_RESERVED_CPUS = 0.5
+
 _Work = TypeVar("_Work")
 Worker = Callable[[Sequence[_Work]], list[Any]]
 
@@ -80,6 +83,7 @@ def _run_on_ray(
         fn_constructor_args=(make_worker, batches, str(Path.cwd())),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(num_workers, len(batches))),
+        num_cpus=_RESERVED_CPUS,
         num_gpus=1 if torch.cuda.is_available() else 0,
     )
     try:
