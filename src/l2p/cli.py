@@ -13,7 +13,19 @@ from typing import Annotated
 import typer
 
 from l2p import __version__
-from l2p.commands import doctor, evaluate, explain, formats, generate, models, preset, sources, stages, summary
+from l2p.commands import (
+    benchmarks,
+    doctor,
+    evaluate,
+    explain,
+    formats,
+    generate,
+    models,
+    preset,
+    sources,
+    stages,
+    summary,
+)
 from l2p.config import PARAMS_FILE
 from l2p.errors import L2PError
 from l2p.quiet import quiet_third_parties
@@ -63,7 +75,7 @@ def _start(
 
 
 stages.add_to(app)
-for module in (generate, evaluate, formats, models, summary, explain, sources, preset, doctor):
+for module in (generate, evaluate, benchmarks, formats, models, summary, explain, sources, preset, doctor):
     module.add_to(app)
 
 
