@@ -93,7 +93,7 @@ def test_a_folder_of_another_program_is_scored_by_its_own_metadata(folder: Path)
     images = geneval_folder(folder / "theirs" / "images")
     told = run("geneval", "--images", "theirs/images", "--judge", "shapes")
     assert "222 images, 0 of them drawn now, 0 failed" in told
-    out = "evaluations/geneval/theirs-images"
+    out = "evaluations/theirs-images/geneval"
     found = scores(out)
     assert found["overall"] > 0.97
     assert found["card"]["images_per_prompt"] == 2
@@ -184,7 +184,7 @@ def test_a_diffusers_pipeline_of_no_family_of_ours_is_scored(folder: Path):
     tiny_stable_diffusion(folder / "sd")
     told = run("dpg", "--model", "sd", *SHAPES, "--steps", "1", "--images-per-prompt", "1", "--subset", "0.1")
     assert "DPG-Bench of sd:" in told
-    card = scores("evaluations/dpg/sd")["card"]
+    card = scores("evaluations/sd/dpg")["card"]
     assert (card["height_px"], card["sampler"]["guidance_scale"]) == (64, 7.5)
 
 

@@ -15,6 +15,7 @@ import typer
 from l2p import __version__
 from l2p.commands import (
     benchmarks,
+    compare,
     doctor,
     evaluate,
     explain,
@@ -75,7 +76,7 @@ def _start(
 
 
 stages.add_to(app)
-for module in (generate, evaluate, benchmarks, formats, models, summary, explain, sources, preset, doctor):
+for module in (generate, evaluate, compare, benchmarks, formats, models, summary, explain, sources, preset, doctor):
     module.add_to(app)
 
 

@@ -43,7 +43,7 @@ def evaluate(
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of ready images in the official layout.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the results. [default: evaluations/BENCHMARK/MODEL]")
+        Path | None, typer.Option(help="Folder of the results. [default: evaluations/MODEL/BENCHMARK]")
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="`shapes`, or the official file. [default: params.yaml's, else the official]")
@@ -91,7 +91,7 @@ def evaluate(
     }
     settings = _settings(benchmark, project, asked)
     machine = _machine(project, {"judge_batch_size": judge_batch_size, "engine": engine, "num_workers": workers})
-    place = _place(out or OUT / benchmark / _slug(model or str(images)), machine, batch_size)
+    place = _place(out or OUT / _slug(model or str(images)) / benchmark, machine, batch_size)
     if images is not None:
         size_px = None if size is None else parse_size(size)
         outcome = _score_images(

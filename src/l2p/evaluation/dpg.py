@@ -36,7 +36,7 @@ class Tile:
     """One image of an item: the answers by proposition id, or why there are none.
 
     `score` is the mean over its questions after zeroing (0 without answers); None when the protocol drops the item.
-    `questions` and `categories` (the detailed ones) are by proposition id, for whoever reads the answers.
+    `questions` and `categories` (the detailed ones) of what was scored are by proposition id, for whoever reads it.
     """
 
     item_id: str
@@ -156,7 +156,13 @@ def _reason_to_drop(questions: Sequence[DpgQuestion], tiles: Sequence[Tile]) -> 
 
 def _score_tile(questions: Sequence[DpgQuestion], tile: Tile) -> Tile:
     scores, zeroed = cascade(questions, tile.answers)
-    return replace(tile, score=float(np.mean(list(scores.values()))), zeroed=zeroed)
+    return replace(
+        tile,
+        score=float(np.mean(list(scores.values()))),
+        zeroed=zeroed,
+        questions={question.number: question.question for question in questions},
+        categories={question.number: question.category for question in questions},
+    )
 
 
 def _raw(question: DpgQuestion, answers: Answers | None) -> float:

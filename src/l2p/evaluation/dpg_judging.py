@@ -146,12 +146,4 @@ def _tile(image: DpgImage, reason: str | None, store: JudgementStore, keys: dict
     answers = None
     if reason is None:
         answers = {asked.number: said for asked, said in zip(questions, store[keys[image.name]], strict=True)}
-    return Tile(
-        image.item.item_id,
-        image.number,
-        image.filename,
-        answers,
-        reason,
-        questions={asked.number: asked.question for asked in questions},
-        categories={asked.number: asked.category for asked in questions},
-    )
+    return Tile(image.item.item_id, image.number, image.filename, answers, reason)

@@ -6,7 +6,7 @@ GenEval tag) when there are several. Retention resamples the same prompts for bo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -130,7 +130,7 @@ def bootstrap(scores: PromptScores, *, seed: int = BOOTSTRAP_SEED) -> tuple[Inte
         values = np.array([scores.values[prompt] for prompt in prompts])
         resampled[name] = values[_draws(rng, len(values))].mean(axis=1)
     overall = np.mean(list(resampled.values()), axis=0)
-    return _interval(overall), {name: _interval(means) for name, means in resampled.items()}
+    return percentile_interval(overall), {name: percentile_interval(means) for name, means in resampled.items()}
 
 
 def retention(source: PromptScores, pixel: PromptScores, *, seed: int = BOOTSTRAP_SEED) -> Retention:
@@ -146,6 +146,18 @@ def retention(source: PromptScores, pixel: PromptScores, *, seed: int = BOOTSTRA
     old, new = both[0].overall(), both[1].overall()
     value = new / old if old > 0 else None
     return Retention(old, new, value, _retention_interval(both[0], both[1], seed), len(common))
+
+
+def resample(strata: Sequence[int], *, seed: int = BOOTSTRAP_SEED) -> np.ndarray:
+    """Bootstrap weights [RESAMPLES, n]: how often each of n prompts is drawn, within its stratum (a number each)."""
+    rng = np.random.default_rng(seed)
+    numbers = np.asarray(strata)
+    weights = np.zeros((RESAMPLES, len(numbers)))
+    for stratum in np.unique(numbers):
+        places = np.flatnonzero(numbers == stratum)
+        drawn = places[_draws(rng, len(places))]
+        np.add.at(weights, (np.arange(RESAMPLES)[:, None], drawn), 1.0)
+    return weights
 
 
 def check_comparable(source: dict[str, Any], pixel: dict[str, Any]) -> None:
@@ -172,7 +184,7 @@ def _retention_interval(source: PromptScores, pixel: PromptScores, seed: int) ->
         old_means.append(np.array([source.values[prompt] for prompt in prompts])[draws].mean(axis=1))
         new_means.append(np.array([pixel.values[prompt] for prompt in prompts])[draws].mean(axis=1))
     old, new = np.mean(old_means, axis=0), np.mean(new_means, axis=0)
-    return _interval(new / old) if (old > 0).all() else None
+    return percentile_interval(new / old) if (old > 0).all() else None
 
 
 def _draws(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -180,6 +192,7 @@ def _draws(rng: np.random.Generator, count: int) -> np.ndarray:
     return rng.integers(0, count, (RESAMPLES, count))
 
 
-def _interval(values: np.ndarray) -> Interval:
+def percentile_interval(values: np.ndarray) -> Interval:
+    """Its middle 95 %."""
     low, high = np.percentile(values, _PERCENTILES)
     return float(low), float(high)
