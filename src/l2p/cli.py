@@ -16,6 +16,7 @@ from l2p import __version__
 from l2p.commands import (
     benchmarks,
     compare,
+    distance,
     doctor,
     evaluate,
     explain,
@@ -76,7 +77,20 @@ def _start(
 
 
 stages.add_to(app)
-for module in (generate, evaluate, compare, benchmarks, formats, models, summary, explain, sources, preset, doctor):
+for module in (
+    generate,
+    evaluate,
+    compare,
+    distance,
+    benchmarks,
+    formats,
+    models,
+    summary,
+    explain,
+    sources,
+    preset,
+    doctor,
+):
     module.add_to(app)
 
 

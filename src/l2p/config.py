@@ -199,6 +199,16 @@ class DpgParams(BenchmarkParams):
     protocol: Literal["official", "fixed"] = Field(description="`official` keeps the published script's faults.")
 
 
+class FidelityParams(Section):
+    """How the pixel model's images are compared with the source's, beyond the benchmarks."""
+
+    spectrum: bool = Field(description="Power spectra: does the pixel model keep fine detail?")
+    clip: str | None = Field(
+        description="CLIP model, a folder or repository id, for CLIP score, CMMD and a Fréchet distance; null: none."
+    )
+    inception: bool = Field(description="FID with the Inception network (extra `fid`).")
+
+
 class EvaluationParams(Section):
     """How evaluations are computed; no score depends on it."""
 
@@ -239,6 +249,7 @@ class Params(Section):
     sampling: SamplingParams
     geneval: BenchmarkParams
     dpg: DpgParams
+    fidelity: FidelityParams
     evaluation: EvaluationParams
     efficiency: EfficiencyParams
     register_: RegisterParams = Field(alias="register")
@@ -309,6 +320,7 @@ class Layout:
     benchmarks = Path("data/benchmarks")
     geneval = Path("reports/geneval")
     dpg = Path("reports/dpg")
+    fidelity = Path("reports/fidelity.json")
     efficiency = Path("reports/efficiency.json")
     report = Path("reports/index.html")
     comparison = Path("reports/comparison.json")  # `report` writes it; `register` adds the model and calls it summary

@@ -23,6 +23,7 @@ STAGES = {
     "train": "Transfer the source to pixels.",
     "geneval": "Score a model on GenEval.",
     "dpg": "Score a model on DPG-Bench.",
+    "fidelity": "Compare the images of both models.",
     "efficiency": "Time both models and measure their memory.",
     "report": "Write reports/index.html.",
     "register": "Register the pixel model with its lineage.",

@@ -1,0 +1,1 @@
+"""How close two models' images of the same prompts are, beyond what a benchmark sees."""
