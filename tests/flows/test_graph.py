@@ -88,6 +88,7 @@ def test_the_pipeline_of_this_repository_has_every_stage() -> None:
         "train",
         "geneval",
         "dpg",
+        "fidelity",
         "efficiency",
         "report",
         "register",

@@ -96,6 +96,7 @@ def _files() -> Iterator[tuple[Path, str]]:
             for folder in (Layout.geneval, Layout.dpg)
             for model in MODELS
         ),
+        (Layout.fidelity, "reports"),
         (Layout.efficiency, "reports"),
         (Layout.comparison, "reports"),
         (Layout.report, "reports"),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Sections of params.yaml that touch neither the model nor its scores.
-NOT_INPUTS = ("efficiency", "register")
+NOT_INPUTS = ("efficiency", "evaluation", "fidelity", "register")
 SCORES = "scores.json"
 MODELS: tuple[Literal["source", "pixel"], ...] = ("source", "pixel")
 
