@@ -3,7 +3,7 @@
     from bench.tiny_vqa import save_blip
     save_blip(folder)    # then: VqaOptions(model=str(folder))
 
-Each builder writes a complete checkpoint (config, safetensors, tokenizer, processor). Their answers mean nothing, except
+Each builder writes a complete checkpoint (config, safetensors, tokenizer, processor). Answers mean nothing, except
 those of `save_blip` after `teach_colors`; what they share with real checkpoints is every line of code that runs.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,14 +40,13 @@ from transformers import (
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessorPil,
-    Qwen2VLProcessor,
     ViltConfig,
     ViltForQuestionAnswering,
     ViltImageProcessorPil,
     ViltProcessor,
 )
 
-WORDS = "yes no Yes No a an the is there are any of in on to left right red blue green circle cat dog big ? . ,".split()
+WORDS = ["yes", "no", "Yes", "No", "a", "the", "is", "there", "on", "left", "red", "blue", "circle", "cat", "dog", "?"]
 BERT_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
 SPREAD = 0.3  # of random weights: with the usual 0.02 so small a model gives every image the same answer
 WIDTH, HEADS, SIDE_PX, PATCH_PX = 32, 2, 32, 8
@@ -55,7 +55,7 @@ CHAT_TEMPLATE = (
     "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
     "{{ eos_token }}{% endfor %}{% if add_generation_prompt %} Assistant:{% endif %}"
 )
-LEARNING_STEPS, LEARNING_BATCH = 60, 16
+LEARNING_STEPS, LEARNING_BATCH = 100, 16
 
 
 def save_blip(folder: Path, *, seed: int = 0) -> BlipForQuestionAnswering:
@@ -74,7 +74,8 @@ def save_blip(folder: Path, *, seed: int = 0) -> BlipForQuestionAnswering:
         "pad_token_id": tokenizer.pad_token_id,
     }
     vision = {**_sizes(), "image_size": SIDE_PX, "patch_size": PATCH_PX, "projection_dim": WIDTH}
-    model = BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)).eval()
+    config = BlipConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)
+    model = BlipForQuestionAnswering(config).eval()
     model.save_pretrained(folder)
     image_processor = BlipImageProcessorPil(size={"height": SIDE_PX, "width": SIDE_PX})
     BlipProcessor(image_processor, tokenizer).save_pretrained(folder)
@@ -117,7 +118,7 @@ def save_vilt(folder: Path, *, labels: Sequence[str] = ("no", "red", "yes", "two
         id2label=dict(enumerate(labels)),
         label2id={label: number for number, label in enumerate(labels)},
     )
-    ViltForQuestionAnswering(config).save_pretrained(folder)
+    _enliven(ViltForQuestionAnswering(config)).save_pretrained(folder)
     image_processor = ViltImageProcessorPil(size={"shortest_edge": SIDE_PX}, size_divisor=PATCH_PX)
     ViltProcessor(image_processor, tokenizer).save_pretrained(folder)
 
@@ -132,7 +133,7 @@ def save_llava(folder: Path, *, seed: int = 0) -> None:
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-1,
     )
-    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    _enliven(LlavaForConditionalGeneration(config)).save_pretrained(folder)
     size = {"height": SIDE_PX, "width": SIDE_PX}
     LlavaProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": SIDE_PX}, crop_size=size),
@@ -154,7 +155,7 @@ def save_idefics3(folder: Path, *, seed: int = 0) -> None:
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=2,
     )
-    Idefics3ForConditionalGeneration(config).save_pretrained(folder)
+    _enliven(Idefics3ForConditionalGeneration(config)).save_pretrained(folder)
     image_processor = Idefics3ImageProcessorPil(
         size={"longest_edge": 2 * SIDE_PX}, max_image_size={"longest_edge": SIDE_PX}
     )
@@ -175,11 +176,12 @@ def save_gemma3(folder: Path, *, seed: int = 0) -> None:
         vision_config={**_sizes(), "image_size": SIDE_PX, "patch_size": PATCH_PX},
         text_config={**_llama(tokenizer).to_dict(), "model_type": "gemma3_text", "head_dim": WIDTH // HEADS},
         mm_tokens_per_image=4,
+        tie_word_embeddings=False,  # tied, so small a model only repeats the last word of the prompt
         boi_token_index=tokenizer.convert_tokens_to_ids("<start_of_image>"),
         eoi_token_index=tokenizer.convert_tokens_to_ids("<end_of_image>"),
         image_token_index=tokenizer.convert_tokens_to_ids("<image_soft_token>"),
     )
-    Gemma3ForConditionalGeneration(config).save_pretrained(folder)
+    _enliven(Gemma3ForConditionalGeneration(config)).save_pretrained(folder)
     Gemma3Processor(
         Gemma3ImageProcessorPil(size={"height": SIDE_PX, "width": SIDE_PX}),
         tokenizer,
@@ -207,7 +209,7 @@ def save_qwen2_vl(folder: Path, *, seed: int = 0) -> None:
         vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
         vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
     )  # fmt: skip
-    Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
+    _enliven(Qwen2VLForConditionalGeneration(config)).save_pretrained(folder)
     image_processor = Qwen2VLImageProcessorPil(
         patch_size=PATCH_PX, merge_size=2, size={"shortest_edge": SIDE_PX**2, "longest_edge": 4 * SIDE_PX**2}
     )
@@ -219,6 +221,14 @@ def save_qwen2_vl(folder: Path, *, seed: int = 0) -> None:
 def plain_image(color: str, side_px: int = SIDE_PX) -> np.ndarray:
     """uint8 RGB [side, side, 3], all "red" or all "blue"."""
     return np.full((side_px, side_px, 3), {"red": (220, 20, 20), "blue": (20, 20, 220)}[color], dtype=np.uint8)
+
+
+def _enliven(model: torch.nn.Module) -> Any:
+    """Random values where a new model has zeros: Gemma3's projector of image features, for one, would see no image."""
+    for parameter in model.parameters():
+        if not parameter.abs().sum():
+            torch.nn.init.normal_(parameter, std=SPREAD)
+    return model
 
 
 def _sizes() -> dict[str, float]:
@@ -253,16 +263,14 @@ def _chat_tokenizer(*special: str, marks: dict[str, str] | None = None) -> PreTr
     names = ["<s>", "</s>", "<pad>", *special, *alphabet]
     merges = _merges([*WORDS, *(f"Ġ{word}" for word in WORDS)])
     names += dict.fromkeys("".join(pair) for pair in merges)
-    inner = Tokenizer(models.BPE(vocab={name: number for number, name in enumerate(dict.fromkeys(names))}, merges=merges))
+    inner = Tokenizer(
+        models.BPE(vocab={name: number for number, name in enumerate(dict.fromkeys(names))}, merges=merges)
+    )
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(list(special))
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        additional_special_tokens=list(special),
-        extra_special_tokens=marks or {},
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>", extra_special_tokens=marks or {}
     )
 
 

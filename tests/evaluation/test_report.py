@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +12,23 @@ import yaml
 
 from l2p.config import Layout, Params, load_params
 from l2p.errors import EvaluationError, MissingFileError
-from l2p.evaluation.charts import line_chart
+from l2p.evaluation.bars import geneval_bars
+from l2p.evaluation.charts import Axes, line_chart
 from l2p.evaluation.comparison import compare
-from l2p.evaluation.pictures import geneval_pairs, spread
-from l2p.evaluation.report import format_figure, geneval_bars, read_curves, size_figures
-from l2p.evaluation.retention import geneval_retention
+from l2p.evaluation.dense_gallery import dense_groups
+from l2p.evaluation.fidelity.measuring import measure
+from l2p.evaluation.gallery import geneval_groups
+from l2p.evaluation.pages import format_figure, format_signed
+from l2p.evaluation.pictures import spread
+from l2p.evaluation.report import read_curves, size_figures, write_report
+from l2p.evaluation.retention import MODELS, geneval_retention, read_rows
 from l2p.files import read_json, write_json
 from l2p.stages import report
 from tests.conftest import small_params
 from tests.evaluation import finished_project
+from tests.evaluation.page import Page, check_offline
 
-SECTIONS = ("summary", "images", "scores", "training", "efficiency", "validation", "lineage", "settings")
-
-
-class Page(HTMLParser):
-    """Ids, and everything that a browser would load, of an HTML page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.ids: list[str] = []
-        self.loads: list[str] = []
-        self.pictures = 0
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        self.ids += [values["id"] or ""] if "id" in values else []
-        self.pictures += tag == "img"
-        self.loads += [
-            values[name] or "" for name in ("src", "srcset", "data", "poster", "xlink:href") if name in values
-        ]
-        if tag in ("link", "use", "image"):
-            self.loads.append(values.get("href") or "")
+SECTIONS = ("summary", "scores", "images", "training", "sharpness", "efficiency", "validation", "lineage", "settings")
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +40,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_source: Path, tiny_de
         (folder / "params.yaml").write_text(yaml.safe_dump(small_params(tiny_source)), encoding="utf-8")
         params = load_params()
         finished_project.fill(params, delta=tiny_delta, prompts_per_benchmark=12)
+        images = (Layout.geneval / model / "images" for model in MODELS)
+        write_json(Layout.fidelity, measure(*images, params.fidelity, device="cpu"))
         report.run(params)
         yield params
 
@@ -66,13 +52,8 @@ def text(project: Params) -> str:
 
 
 def test_the_page_loads_nothing_from_elsewhere(text: str) -> None:
-    page = Page(text)
-    assert page.pictures > 20
-    assert all(load.startswith("data:") for load in page.loads), [load[:80] for load in page.loads]
-    assert "<script" not in text
-    assert "@import" not in text
-    assert not re.search(r"url\(\s*['\"]?(?!data:)", text)
-    assert not re.search(r"(src|href)=['\"](https?:)?//", text)
+    check_offline(text)
+    assert Page(text).pictures > 20
 
 
 def test_all_sections_are_there_once_and_all_links_lead_to_one(text: str) -> None:
@@ -105,14 +86,41 @@ def test_the_comparison_leaves_the_model_to_registration(project: Params) -> Non
     assert len(comparison["geneval"]["tags"]) == 6
 
 
-def test_both_models_are_shown_with_the_same_prompts_and_a_verdict(project: Params, text: str) -> None:
-    pairs = geneval_pairs()
-    assert len(pairs) == 6
-    for pair in (pair for found in pairs.values() for pair in found):
-        assert pair.prompt in text
-        assert pair.source.uri in text
-        assert pair.pixel.uri in text
-        assert isinstance(pair.pixel.good, bool)
+def test_every_task_shows_samples_of_its_outcomes_with_boxes(project: Params, text: str) -> None:
+    groups = geneval_groups(*runs(Layout.geneval, "results.jsonl"))
+    assert len(groups) == 6
+    assert {outcome.key for group in groups for outcome in group.outcomes} >= {"lost", "right"}
+    for group in groups:
+        assert group.told in text
+        for shot in (each for outcome in group.outcomes for sample in outcome.samples for each in sample.shots):
+            assert shot.picture is not None
+            assert shot.picture.uri in text
+            for box in shot.boxes:
+                assert f'x="{box.left:.2f}%" y="{box.top:.2f}%" width="{box.width:.2f}%"' in text
+
+
+def test_dense_prompts_show_both_grids_and_their_questions(project: Params, text: str) -> None:
+    groups = dense_groups(*runs(Layout.dpg, "answers.jsonl"))
+    items = [item for group in groups for item in group.items]
+    assert len(items) == 6
+    for item in items:
+        assert item.prompt is not None
+        assert item.prompt in text
+        assert all(shot.picture is not None and shot.picture.uri in text for shot in item.shots)
+        assert all(question.text in text for question in item.questions)
+
+
+def test_without_a_fidelity_report_the_page_says_nothing_of_sharpness(project: Params, tmp_path: Path) -> None:
+    stored = Layout.fidelity.read_bytes()
+    Layout.fidelity.unlink()
+    write_report(project, compare(), tmp_path / "page.html")
+    Layout.fidelity.write_bytes(stored)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "sharpness" not in page.lower()
+
+
+def test_the_page_is_small(text: str) -> None:
+    assert len(text) < 6_000_000
 
 
 def test_the_lineage_shows_every_input_with_its_digest(text: str) -> None:
@@ -125,6 +133,11 @@ def test_the_validation_result_is_on_the_page(text: str) -> None:
     assert "1,996 of 2,000 images were accepted" in text
     assert "blank (3), duplicate (1)" in text
     assert "sha256 is unique" in text
+
+
+def runs(folder: Path, table: str) -> tuple[dict[str, Path], dict[str, list[dict[str, Any]]]]:
+    folders = {model: folder / model for model in MODELS}
+    return folders, {model: read_rows(place / table, "") for model, place in folders.items()}
 
 
 def test_writing_the_page_again_changes_nothing(project: Params) -> None:
@@ -152,11 +165,11 @@ def test_bars_carry_the_intervals_of_their_task(project: Params) -> None:
         model: read_json(Layout.geneval / model / "scores.json", written_by="") for model in ("source", "pixel")
     }
     overall, *tags = geneval_bars(scores)
-    assert overall.pixel == pytest.approx(100 * scores["pixel"]["overall"])
+    assert overall.scores["pixel"].value == pytest.approx(100 * scores["pixel"]["overall"])
     assert len(tags) == 6
-    for bar in (overall, *tags):
-        assert bar.source_interval is not None
-        assert bar.source_interval[0] <= bar.source <= bar.source_interval[1]
+    for score in (score for bar in (overall, *tags) for score in bar.scores.values()):
+        assert score.interval is not None
+        assert score.interval[0] <= score.value <= score.interval[1]
 
 
 def test_sizes_come_in_order_with_both_models() -> None:
@@ -167,11 +180,28 @@ def test_sizes_come_in_order_with_both_models() -> None:
 
 def test_a_chart_stays_inside_its_box_and_drops_what_it_cannot_draw() -> None:
     values = [1.0, float("nan"), 0.0, 0.5, 0.1, 50.0]
-    chart = line_chart("loss", range(6), {"loss": values}, log=True)
+    chart = line_chart("loss", range(6), {"loss": values}, Axes(log=True))
     points = [tuple(map(float, point.split(","))) for point in chart.lines[0].raw.split()]
     assert len(points) == 4
     assert all(0 <= x <= 100 and 0 <= y <= 100 for x, y in points)
     assert all(0 <= tick.percent <= 100 for tick in (*chart.x_ticks, *chart.y_ticks))
+
+
+def test_a_chart_may_be_told_to_cut_nothing() -> None:
+    values = [1.0] * 300 + [1000.0]
+    cut, whole = (line_chart("loss", range(301), {"loss": values}, Axes(log=True, whole=w)) for w in (False, True))
+    heights = [float(chart.lines[0].raw.split()[0].split(",")[1]) for chart in (cut, whole)]
+    assert heights[0] < 90 < heights[1]
+
+
+def test_a_wide_logarithmic_axis_has_powers_of_ten() -> None:
+    chart = line_chart("power", range(4), {"a": [2e-5, 1e-3, 0.1, 30.0]}, Axes(log=True, whole=True))
+    assert [tick.label for tick in chart.y_ticks] == ["0.0001", "0.01", "1"]
+
+
+def test_an_axis_of_fractions_ends_where_they_end() -> None:
+    chart = line_chart("power", [0.1, 0.5], {"a": [1.0, 2.0]})
+    assert [point.split(",")[0] for point in chart.lines[0].raw.split()] == ["0.00", "100.00"]
 
 
 def test_a_constant_curve_of_one_point_can_be_drawn() -> None:
@@ -187,3 +217,7 @@ def test_spreading_keeps_the_ends() -> None:
 def test_a_figure_that_is_not_there_is_a_dash() -> None:
     assert format_figure(None) == "–"
     assert format_figure(1234.5, 1) == "1,234.5"
+
+
+def test_a_difference_has_a_sign_unless_it_is_nothing() -> None:
+    assert [format_signed(value) for value in (12.4, -12.4, 0.2, -0.2)] == ["+12", "−12", "0", "0"]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from l2p.evaluation.runs import Outcome, Run
     from l2p.evaluation.subject import Subject
 
-OUT = Path("evaluations")
+OUT, PAGE = Path("evaluations"), "index.html"
 # Without a params.yaml, a benchmark is the official one.
 _OFFICIAL: dict[str, dict[str, Any]] = {
     "geneval": {"data": "benchmarks/geneval/evaluation_metadata.jsonl", "judge": "mask2former"},
@@ -197,9 +197,12 @@ def _score_images(
 
 
 def _tell(outcome: Outcome, place: Run) -> None:
+    from l2p.evaluation.run_page import write_run_page
+
     card = outcome.scores["card"]
     names = {"geneval": "GenEval", "dpg": "DPG-Bench"}
     typer.echo(f"{names[card['benchmark']]} of {card['model']['name']}: {outcome.told}")
     for failure in card["failures"]:
         typer.echo(f"  failed: {failure['image']}: {failure['reason']}")
-    typer.echo(f"wrote {place.folder}")
+    write_run_page(place.folder, place.folder / PAGE)
+    typer.echo(f"wrote {place.folder}, to look at: {place.folder / PAGE}")

@@ -1,4 +1,4 @@
-"""Owns fetching the official benchmark files: pinned by commit and digest, checked, and put in place whole or not at all.
+"""Owns fetching the official benchmark files: pinned by commit and digest, checked, and put in place whole.
 
 A commit id is a digest over every file of a repository, and git verifies it while it fetches. The files are not ours to
 pass on, so they are never part of this repository.
@@ -25,9 +25,7 @@ _GIT = ("git", "-c", "core.hooksPath=/dev/null", "-c", "core.autocrlf=false")
 class Official:
     """A benchmark as its authors publish it.
 
-    `files` are paths in the repository that are kept, the first one is what `params.yaml` names; `folder` is the part of
-    the repository that they lie in. `sha256` is of the first file, None where only the commit pins it. `count` is how
-    many prompts there are.
+    `files` are what is kept of `folder` in the repository; params.yaml names the first one. `sha256` is of that file, None where only the commit pins it. `count` is how many prompts there are.
     """
 
     name: str
@@ -136,8 +134,8 @@ def _check(official: Official, folder: Path, any_version: bool) -> None:
         )
     if count != official.count:
         raise EvaluationError(
-            f"{main}: {count} prompts, expected {official.count}: another version, whose scores cannot be compared with "
-            "published ones. Fetch it again, or give --any-version."
+            f"{main}: {count} prompts, expected {official.count}: another version, whose scores cannot be "
+            "compared with published ones. Fetch it again, or give --any-version."
         )
 
 

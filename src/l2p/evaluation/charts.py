@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 MAX_TICKS = 5
+MIN_POWERS = 3  # so many powers of ten on a logarithmic axis are ticks enough
 SMOOTHING = 25  # a line is the mean over this part (1/25) of the run
 
 
@@ -33,47 +34,58 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over the same steps with the ticks of both axes."""
+    """Lines over the same x (`x_name` says of what) with the ticks of both axes."""
 
     title: str
     note: str
+    x_name: str
     lines: tuple[Line, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
 
 
-def line_chart(
-    title: str,
-    steps: Sequence[float],
-    series: Mapping[str, Sequence[float]],
-    *,
-    note: str = "",
-    log: bool = False,
-    smooth: bool = True,
-) -> Chart:
-    """Lay out `series` over `steps`; points that are not finite (or not positive, if `log`) are left out.
+@dataclass(frozen=True)
+class Axes:
+    """What is drawn over what, and how.
+
+    `note` is a word about the values, `x_name` what they are drawn over. `smooth` adds a running mean. `whole` shows
+    every value, else one spike in a hundred may be cut, so that it does not flatten the rest.
+    """
+
+    note: str = ""
+    x_name: str = "training steps"
+    log: bool = False
+    smooth: bool = True
+    whole: bool = False
+
+
+STEPS = Axes()
+
+
+def line_chart(title: str, xs: Sequence[float], series: Mapping[str, Sequence[float]], axes: Axes = STEPS) -> Chart:
+    """Lay out `series` over `xs`; points that are not finite (or not positive, on a logarithmic axis) are left out.
 
     Raises:
         ValueError: no point is left.
     """
-    usable = {name: _usable(steps, values, log) for name, values in series.items()}
+    usable = {name: _usable(xs, values, axes.log) for name, values in series.items()}
     everything = np.concatenate([points[:, 1] for points in usable.values()])
     if not len(everything):
         raise ValueError(f"chart {title!r}: no point to draw.")
-    x_low, x_high = float(min(steps)), float(max(steps))
-    y_low, y_high = _limits(everything, log)
-    box = (x_low, max(x_high, x_low + 1), y_low, y_high)
+    x_low, x_high = float(min(xs)), float(max(xs))
+    y_low, y_high = _limits(everything, axes)
+    box = (x_low, x_high if x_high > x_low else x_low + 1, y_low, y_high)
     lines = tuple(
         Line(
             name,
-            _points(points, box, log),
-            _points(_smoothed(points) if smooth else points, box, log),
+            _points(points, box, axes.log),
+            _points(_smoothed(points) if axes.smooth else points, box, axes.log),
             float(points[-1, 1]) if len(points) else math.nan,
         )
         for name, points in usable.items()
     )
     x_ticks = tuple(Tick(100 * (x - box[0]) / (box[1] - box[0]), f"{x:g}") for x in _nice(box[0], box[1]))
-    return Chart(title, note, lines, x_ticks, _y_ticks(y_low, y_high, log))
+    return Chart(title, axes.note, axes.x_name, lines, x_ticks, _y_ticks(y_low, y_high, axes.log))
 
 
 def _usable(steps: Sequence[float], values: Sequence[float], log: bool) -> np.ndarray:
@@ -84,10 +96,10 @@ def _usable(steps: Sequence[float], values: Sequence[float], log: bool) -> np.nd
     return kept
 
 
-def _limits(values: np.ndarray, log: bool) -> tuple[float, float]:
-    """Axis limits that hold 99 % of the values, so that one spike does not flatten the rest; linear axes begin at 0."""
-    top = float(np.percentile(values, 99)) * 1.05
-    if not log:
+def _limits(values: np.ndarray, axes: Axes) -> tuple[float, float]:
+    """Axis limits; linear axes begin at 0."""
+    top = float(values.max() if axes.whole else np.percentile(values, 99)) * 1.05
+    if not axes.log:
         low = min(0.0, float(values.min()))
         return low, top if top > low else low + 1
     low = float(values.min()) * 0.95
@@ -116,7 +128,7 @@ def _smoothed(points: np.ndarray) -> np.ndarray:
 
 def _y_ticks(low: float, high: float, log: bool) -> tuple[Tick, ...]:
     values = _nice_log(low, high) if log else _nice(low, high)
-    return tuple(Tick(100 * _share(value, low, high, log), f"{value:g}") for value in values)
+    return tuple(Tick(100 * _share(value, low, high, log), f"{value:g}".replace("e-0", "e-")) for value in values)
 
 
 def _nice(low: float, high: float) -> list[float]:
@@ -127,9 +139,11 @@ def _nice(low: float, high: float) -> list[float]:
 
 
 def _nice_log(low: float, high: float) -> list[float]:
-    """1, 2, 5 times powers of ten inside the limits, thinned to a handful; linear ticks where there are too few."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5) if low <= digit * 10.0**power <= high]
+    """Powers of ten inside the limits, or 1, 2, 5 times them, thinned to a handful; linear ticks where too few."""
+    powers = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    whole = [power for power in powers if low <= power <= high]
+    digits = [digit * power for power in powers for digit in (1, 2, 5) if low <= digit * power <= high]
+    ticks = whole if len(whole) >= MIN_POWERS else digits
     if len(ticks) < 2:
         return _nice(low, high)
     while len(ticks) > MAX_TICKS:

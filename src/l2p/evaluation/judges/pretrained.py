@@ -14,6 +14,7 @@ from l2p.files import sha256_file, sha256_json
 _WEIGHTS = ".safetensors"
 _READ_SUFFIXES = (_WEIGHTS, ".json", ".txt", ".model", ".jinja")  # weights, configurations, tokenizer, chat template
 _NOT_READ = ("*/*", "*.fp16*", "*.bf16*")  # forms for other programs in folders of their own; second forms
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 _NAMED = 3
 _MAX_REASON = 300  # characters
 
@@ -111,6 +112,12 @@ def load_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    # Without its files transformers makes a tokenizer that knows no word, and says nothing.
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise EvaluationError(
+            f"{folder}: holds no tokenizer ({', '.join(_TOKENIZER_FILES)}). Its files belong beside the weights; fetch "
+            "the model again."
+        )
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
