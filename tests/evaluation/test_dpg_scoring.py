@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from l2p.evaluation.benchmark_data import DpgData, DpgItem, DpgQuestion
-from l2p.evaluation.dpg import Tile, cascade, item_scores, score_answers
+from l2p.evaluation.dpg import DpgProtocol, Tile, cascade, item_scores, score_answers
 
 
 def question(number: int, *parents: int, row: int = 9, kind: str = "entity - whole") -> DpgQuestion:
@@ -123,6 +125,31 @@ def test_a_failed_image_counts_as_zero_when_fixed_and_drops_its_item_when_offici
     official = score_answers(two_items(), answered, "official")
     assert [failure.image for failure in official.dropped] == ["a", "b"]
     assert official.items.values == {}
+
+
+@pytest.mark.parametrize("protocol", ["official", "fixed"])
+def test_the_order_in_which_images_are_answered_changes_nothing(protocol: DpgProtocol):
+    """The official script's category scores depend on which process finished last."""
+    answered = [*tiles("a", "yy", "yn", "nn"), *tiles("b", "nyy", "yyn", "yny")]
+    expected = score_answers(two_items(), answered, protocol)
+    for seed in range(6):
+        shuffled = random.Random(seed).sample(answered, len(answered))
+        assert score_answers(two_items(), shuffled, protocol) == expected
+
+
+def test_an_item_that_has_only_the_first_row_is_lost_by_the_official_protocol():
+    only = data(DpgItem(0, "a", "prompt", (question(1, row=0),)), DpgItem(1, "b", "prompt", (question(1, row=1),)))
+    official = score_answers(only, [*tiles("a", "y"), *tiles("b", "y")], "official")
+    assert [failure.reason for failure in official.dropped] == [
+        "its only question is on the first row, which the official script skips"
+    ]
+    assert official.items.values == {"b": 1.0}
+
+
+def test_what_was_scored_is_named_with_its_category():
+    (first, *_) = score_answers(two_items(), [*tiles("a", "yy"), *tiles("b", "nyy")], "fixed").tiles
+    assert first.categories == {1: "entity - whole", 2: "attribute - color"}
+    assert set(first.questions) == {1, 2}
 
 
 def test_item_scores_are_read_back_from_the_rows():

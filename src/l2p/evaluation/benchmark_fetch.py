@@ -25,7 +25,8 @@ _GIT = ("git", "-c", "core.hooksPath=/dev/null", "-c", "core.autocrlf=false")
 class Official:
     """A benchmark as its authors publish it.
 
-    `files` are what is kept of `folder` in the repository; params.yaml names the first one. `sha256` is of that file, None where only the commit pins it. `count` is how many prompts there are.
+    `files` are what is kept of `folder` in the repository; params.yaml names the first one. `sha256` is of that file,
+    None where only the commit pins it. `count` is how many prompts there are.
     """
 
     name: str

@@ -64,7 +64,7 @@ class Result:
 def score_answers(data: DpgData, tiles: Sequence[Tile], protocol: DpgProtocol) -> Result:
     """Score answered tiles under a protocol."""
     by_item: dict[str, list[Tile]] = {}
-    for tile in tiles:
+    for tile in sorted(tiles, key=lambda tile: tile.tile):  # workers finish in any order
         by_item.setdefault(tile.item_id, []).append(tile)
     scored: list[Tile] = []
     values: dict[str, float] = {}
