@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import efficiency, loading, sizes
+from bench import efficiency, judging, loading, sizes
 from l2p.models.adapters import get_adapter
 from l2p.models.families import NAMES, KnownSource, read_known
 
@@ -154,3 +154,10 @@ def test_a_bench_begins_with_the_command_that_runs_it(module: str) -> None:
         [sys.executable, "-m", f"bench.{module}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert f"python -m bench.{module}" in done.stdout
+
+
+def test_batches_of_the_shapes_judges_come_to_the_answers_of_one_by_one(tmp_path: Path) -> None:
+    for case in judging.cases("shapes", tmp_path, 6):
+        rate = judging.measure(case, repeats=1)  # asserts that both ways agree
+        assert rate.ratio > 0
+        assert case.images == 6

@@ -15,7 +15,7 @@ from l2p.evaluation.benchmark_data import DpgItem
 from l2p.evaluation.dpg import Tile
 from l2p.evaluation.engine import run_batches
 from l2p.evaluation.images import Grid, split_tiles
-from l2p.evaluation.judgements import Failure, JudgementStore, judge_or_split, judgement_key, read_image
+from l2p.evaluation.judgements import Failure, JudgementStore, judge_or_split, judgement_key, read_images
 from l2p.evaluation.judges.base import QuestionAnswerer, UnjudgeableImage
 from l2p.files import sha256_file
 
@@ -49,8 +49,8 @@ class TileJudge:
 
     def _answers(self, images: Sequence[DpgImage]) -> list[list[str] | str]:
         asked: list[tuple[np.ndarray, str]] = []
-        for image in images:
-            pixels = read_tile(image)
+        for image, whole in zip(images, read_images([image.path for image in images]), strict=True):
+            pixels = cut_tile(image, whole)
             asked += [(pixels, question.question) for question in image.item.questions]
         answers = iter(self._judge.answer(asked))
         return [[next(answers) for _ in image.item.questions] for image in images]
@@ -96,13 +96,12 @@ def answer_images(
     return tiles, [Failure(image.name, reasons[image.name]) for image in images if image.name in reasons]
 
 
-def read_tile(image: DpgImage) -> np.ndarray:
-    """uint8 RGB [H, W, 3].
+def cut_tile(image: DpgImage, pixels: np.ndarray) -> np.ndarray:
+    """The image itself, uint8 RGB [H, W, 3], out of the `pixels` of its file.
 
     Raises:
-        UnjudgeableImage: missing, damaged, or not of the grid's size.
+        UnjudgeableImage: the file is not of the grid's size.
     """
-    pixels = read_image(image.path)
     if image.grid is None:
         return pixels
     height, width = image.grid.size_px

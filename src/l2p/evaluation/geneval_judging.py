@@ -18,7 +18,7 @@ from l2p.evaluation import geneval
 from l2p.evaluation.benchmark_data import Clause, GenEvalPrompt
 from l2p.evaluation.engine import run_batches, split
 from l2p.evaluation.geneval import Decision, Groups, Row, decide, keep_detections
-from l2p.evaluation.judgements import Failure, JudgementStore, judge_or_split, judgement_key, read_image
+from l2p.evaluation.judgements import Failure, JudgementStore, judge_or_split, judgement_key, read_images
 from l2p.evaluation.judges.base import Detection, ObjectJudge
 from l2p.files import sha256_file
 
@@ -44,7 +44,7 @@ class ImageJudge:
         return judge_or_split(self._verdicts, images)
 
     def _verdicts(self, images: Sequence[GenEvalImage]) -> list[Row | str]:
-        pixels = [read_image(image.path) for image in images]
+        pixels = read_images([image.path for image in images])
         found = self._judge.detector.detect(pixels)
         groups = [keep_detections(of, image.prompt.tag) for of, image in zip(found, images, strict=True)]
         colors = self._colors(images, pixels, groups)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +18,8 @@ from l2p.evaluation.judges.base import UnjudgeableImage
 from l2p.files import sha256_json
 
 _NAMED_FAILURES = 3
+_WORTH_THREADS_BYTES = 1 << 16  # an image: a smaller one is decoded before a thread has begun
+_MAX_READERS = 8  # Pillow decodes without holding Python's lock
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 
@@ -100,6 +104,21 @@ def read_image(path: Path) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for a broken PNG
         raise UnjudgeableImage(f"{path}: not readable as an image ({' '.join(str(error).split())}).") from error
+
+
+def read_images(paths: Sequence[Path]) -> list[np.ndarray]:
+    """`read_image` of each, decoded side by side; a path that comes twice is read once and is one array.
+
+    Raises:
+        UnjudgeableImage: one of them is missing or damaged.
+    """
+    unique = list(dict.fromkeys(paths))
+    if sum(path.stat().st_size for path in unique if path.is_file()) < _WORTH_THREADS_BYTES * len(unique):
+        images = {path: read_image(path) for path in unique}
+        return [images[path] for path in paths]
+    with ThreadPoolExecutor(max_workers=min(_MAX_READERS, os.cpu_count() or 1)) as readers:
+        images = dict(zip(unique, readers.map(read_image, unique), strict=True))
+    return [images[path] for path in paths]
 
 
 def read_size(path: Path) -> tuple[int, int]:

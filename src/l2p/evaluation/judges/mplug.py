@@ -25,9 +25,9 @@ from l2p.evaluation.judges.base import JudgeOptions, QuestionAnswerer, Unjudgeab
 from l2p.files import sha256_file, sha256_json
 
 INSTALL = (
-    "Make an environment of its own (Python 3.11; `pip install 'pip<24.1'`, then `pip install --no-deps .` in a clone of "
-    "this repository and `pip install 'modelscope[multi-modal]' 'transformers<5' pydantic`), and judge images there that "
-    "were drawn here: `l2p evaluate` with ready images."
+    "Make an environment of its own (Python 3.11; `pip install 'pip<24.1'`, then `pip install --no-deps .` in a clone "
+    "of this repository and `pip install 'modelscope[multi-modal]' 'transformers<5' pydantic`), and judge images there "
+    "that were drawn here: `l2p evaluate` with ready images."
 )
 INSTEAD = "Or use judge `vqa`, which is installed; its scores are not comparable with published ones."
 
