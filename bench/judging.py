@@ -5,7 +5,7 @@
 
 One by one means: read an image, detect in it alone, name each object's colour alone, decide; for DPG-Bench, look at the
 image anew for each of its questions. Both ways use the same judge and must come to the same answers. They take turns,
-so that both see the same machine; figures are medians, the ratio is that of the fastest turns. Mask2Former with CLIP and
+so that both see the same machine; figures are medians, the ratio is of the fastest turns. Mask2Former with CLIP and
 BLIP are tiny here and randomly initialised: batches save the overhead around a network, not its arithmetic. At the
 `checkpoint`'s size of 64 pixels overhead is what there is; at the `official` 800 pixels a CPU is busy with arithmetic.
 """
