@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from l2p.cli import app
 from l2p.config import load_params
-from l2p.errors import ConfigError, EvaluationError, L2PError, MissingFileError
+from l2p.errors import ConfigError, DataError, EvaluationError, L2PError, MissingFileError
 from l2p.evaluation.pairing import holm, pair
 from l2p.evaluation.scores import BOOTSTRAP_SEED, RESAMPLES, resample
 from l2p.files import read_json, write_json
@@ -161,3 +161,39 @@ def test_answers_without_categories_still_have_an_overall_score(project: Path, t
     found = pair(*folders)
     assert [part.name for part in found.parts] == ["overall"]
     assert replace(found.parts[0], significant=True).verdict == "worse"
+
+
+def test_results_that_are_missing_damaged_or_of_other_prompts_are_told(project: Path, tmp_path: Path):
+    a, b = models(project, "dpg")
+    shutil.copytree(b, tmp_path / "b")
+    answers = tmp_path / "b" / "answers.jsonl"
+    rows = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
+    answers.write_text("".join(json.dumps(row | {"item_id": f"other-{row['item_id']}"}) + "\n" for row in rows))
+    with pytest.raises(EvaluationError, match="no prompt in common"):
+        run(a, tmp_path / "b")
+    answers.write_text(json.dumps(rows[0]) + "\n" + json.dumps(rows[1])[:20])
+    with pytest.raises(DataError, match=r"answers\.jsonl: not valid JSON lines.*run"):
+        run(a, tmp_path / "b")
+    answers.unlink()
+    with pytest.raises(MissingFileError, match=r"answers\.jsonl: not found"):
+        run(a, tmp_path / "b")
+
+
+def test_the_official_protocol_reads_categories_from_the_last_image(project: Path, tmp_path: Path):
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder, old in zip(folders, models(project, "dpg"), strict=True):
+        shutil.copytree(old, folder)
+        scores = read_json(folder / "scores.json", written_by="x")
+        write_json(folder / "scores.json", scores | {"card": scores["card"] | {"protocol": "official"}})
+    every, last = pair(*models(project, "dpg")), pair(*folders)
+    assert every.parts[0] == last.parts[0]
+    rows = [json.loads(line) for line in (folders[1] / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    of_last = {row["item_id"]: row for row in rows}.values()
+    name = last.parts[1].name
+    answers = [
+        row["answers"][number]
+        for row in of_last
+        for number, category in row["categories"].items()
+        if category.split("-")[0].strip() == name
+    ]
+    assert last.parts[1].b == pytest.approx(100 * answers.count("yes") / len(answers))
