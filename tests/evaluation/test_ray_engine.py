@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from l2p.config import EvaluationParams
 from l2p.errors import EvaluationError
@@ -83,8 +84,17 @@ def test_a_worker_of_ray_that_cannot_be_made_is_told(ray_of_two):
         list(run_batches(make_failer, [[1]], RAY))
 
 
+@pytest.fixture
+def one_thread():
+    """As Ray's workers have: sums of several threads round differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def test_an_evaluation_on_ray_equals_a_local_one_bit_for_bit(
-    ray_of_two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_delta: Path
+    ray_of_two, one_thread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_delta: Path
 ):
     monkeypatch.chdir(tmp_path)
     for benchmark, results in (("geneval", "results.jsonl"), ("dpg", "answers.jsonl")):
