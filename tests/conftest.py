@@ -90,6 +90,8 @@ def small_params(source: Path) -> dict:
         "checkpoint_every": 2,
         "log_every": 1,
         "sample_every": 3,
+        "validation_images": 2,
+        "validate_every": 3,
         "compile_blocks": False,
         "dtype": "float32",
     }

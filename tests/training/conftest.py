@@ -22,8 +22,8 @@ from l2p.models.source import load_text_pipeline, pin_source
 from l2p.registry.store import Store
 from tests.conftest import small_params
 
-PROMPTS = ("a red circle", "a blue square", "two green triangles")
-IMAGES = 10
+PROMPTS = ("a red circle", "a blue square", "two green triangles", "a black ring", "three red stars")
+IMAGES = 16
 SIZE_PX = 64
 
 
@@ -60,7 +60,7 @@ def prepare(source: Path, params: Params) -> None:
     pin.save(Layout.source)
     texts = [*PROMPTS, ""]
     embeddings = get_adapter(pin.transformer_class).encode(load_text_pipeline(pin), texts)
-    write_embeddings(Layout.embeddings, [prompt_id(text) for text in texts], embeddings, {})
+    write_embeddings(Layout.embeddings, [prompt_id(text) for text in texts], embeddings, {"source_digest": pin.digest})
     model = graft(pin, seed=0, patch_size=16, head_widths=(4, 8, 8, 16), prediction="x0", snr_scale=1.0)
     sampler = params.sampling.pixel.model_dump()
     save_delta(model, Layout.init, pin=pin, names=model.new_tensors(), sampler=sampler)

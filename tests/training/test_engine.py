@@ -34,7 +34,8 @@ def take_steps(count: int) -> tuple[Subject, Engine]:
     engine = Engine(subject.model, params.train)
     samples = Samples(Corpus(Layout.manifest, Layout.corpus), EmbeddingStore(Layout.embeddings), params.train)
     checkpoints: Any = None  # not reached by single steps
-    trainer = Trainer(subject.model, engine, samples, train=params.train, checkpoints=checkpoints, desk=None)
+    bench: Any = None
+    trainer = Trainer(subject.model, engine, samples, train=params.train, checkpoints=checkpoints, bench=bench)
     for step in range(count):
         trainer._step(step, samples.batch(step), params.train.learning_rate)
     return subject, engine
@@ -52,7 +53,7 @@ def test_frozen_tensors_stay_bitwise_and_have_neither_gradient_nor_optimizer_sta
     frozen = [p for name, p in subject.model.named_parameters() if name not in trained]
     assert all(p.grad is None and not p.requires_grad for p in frozen)
     trained_numel = sum(subject.model.get_parameter(name).numel() for name in trained)
-    assert 0 <= engine.optimizer_numel() - trained_numel < 16  # the rest is padding
+    assert 0 <= engine.shards.local_numel() - trained_numel < 16  # the rest is padding
 
 
 def test_trained_weights_are_float32_and_frozen_matrices_bfloat16_in_mixed_precision(project: Path) -> None:
@@ -83,10 +84,11 @@ def test_micro_batches_add_up_to_the_whole_batch(project: Path) -> None:
         )
 
 
-def test_gradient_checkpointing_changes_no_weight(project: Path) -> None:
+@pytest.mark.parametrize("what", ["head", "blocks", "all"])
+def test_gradient_checkpointing_changes_no_weight(project: Path, what: str) -> None:
     plain, _ = take_steps(2)
     leave_processes()
-    with_train(gradient_checkpointing=True)
+    with_train(gradient_checkpointing=what)
     checkpointed, _ = take_steps(2)
     for name in plain.names:
         torch.testing.assert_close(checkpointed.model.get_parameter(name), plain.model.get_parameter(name))
@@ -113,3 +115,40 @@ def test_another_number_of_launched_processes_than_configured_is_refused(project
     params = with_train(num_processes=2)
     with pytest.raises(ConfigError, match=r"train\.num_processes = 2, but 1"):
         Engine(load_subject(params).model, params.train)
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_what_is_written_to_the_shards_is_read_back_and_reaches_the_model(project: Path, stage: int) -> None:
+    with_train(deepspeed={"zero_optimization": {"stage": stage}}, ema_decay=0.5)
+    subject, engine = take_steps(2)
+    shards, name = engine.shards, subject.names[0]
+    assert shards.kinds == ("weight", "exp_avg", "exp_avg_sq", "average")
+    for kind in shards.kinds:
+        shards.write(name, kind, torch.full_like(shards.read(name, kind), 0.5))
+        assert (shards.read(name, kind) == 0.5).all()
+    shards.update_model()
+    assert (dict(engine.whole_tensors([name]))[name] == 0.5).all()
+    assert shards.steps_taken == 2
+
+
+def test_within_drawing_the_model_has_its_averages_and_after_it_its_own_weights(project: Path) -> None:
+    with_train(ema_decay=0.5)
+    subject, engine = take_steps(3)
+    own = {name: subject.model.get_parameter(name).detach().clone() for name in subject.names}
+    with engine.drawing():
+        assert not torch.is_grad_enabled()
+        for name in subject.names:
+            assert torch.equal(subject.model.get_parameter(name), engine.shards.read(name, "average"))
+    assert all(torch.equal(subject.model.get_parameter(name), tensor) for name, tensor in own.items())
+
+
+def test_the_optimizer_can_be_held_on_the_cpu(project: Path) -> None:
+    with_train(deepspeed={"zero_optimization": {"stage": 2}})
+    plain, _ = take_steps(2)
+    leave_processes()
+    with_train(deepspeed={"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}})
+    offloaded, _ = take_steps(2)
+    for name in plain.names:
+        torch.testing.assert_close(
+            offloaded.model.get_parameter(name), plain.model.get_parameter(name), rtol=1e-4, atol=1e-6
+        )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from safetensors.torch import load_file
 from l2p.config import Layout, load_params
 from l2p.errors import DataError
 from l2p.files import read_json
-from l2p.training.launch import launch
+from l2p.stages.train import run
 from tests.conftest import ROOT
 from tests.training.conftest import with_train
 
@@ -28,11 +31,16 @@ def workers_find_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def train_with(stage: int, processes: int) -> dict[str, torch.Tensor]:
-    """Train the project's model from its start and return the stored tensors."""
-    launch(with_train(**STEPS, num_processes=processes, deepspeed={"zero_optimization": {"stage": stage}}))
-    assert read_json(Layout.training / "result.json", written_by="the test")["num_processes"] == processes
-    return load_file(Layout.pixel / "delta.safetensors")
+def train_with(stage: int, processes: int, **changes: Any) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Train the project's model from its start; returns the stored tensors and the loss after every step."""
+    shutil.rmtree(Layout.checkpoints, ignore_errors=True)
+    zero = {"stage": stage}
+    run(with_train(**STEPS | changes, num_processes=processes, deepspeed={"zero_optimization": zero}))
+    result = read_json(Layout.training / "result.json", written_by="the test")
+    assert (result["num_processes"], result["zero_stage"]) == (processes, stage)
+    with (Layout.training / "curves.csv").open(newline="") as stream:
+        losses = [float(row["loss"]) for row in csv.DictReader(stream)]
+    return load_file(Layout.pixel / "delta.safetensors"), losses
 
 
 def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -44,35 +52,50 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         )
 
 
-@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
 def test_two_processes_train_what_one_trains(project: Path, stage: int, capfd: pytest.CaptureFixture[str]) -> None:
-    alone = train_with(stage, 1)
+    alone, expected = train_with(1, 1)
     start = load_file(Layout.init / "delta.safetensors")
     assert any((alone[name] - start[name]).abs().max() > 1e-3 for name in start)
-    assert_close(train_with(stage, 2), alone)
+    capfd.readouterr()
+    together, losses = train_with(stage, 2)
+    assert losses == pytest.approx(expected, rel=1e-4)
+    assert_close(together, alone)
     assert "step 4/4" in capfd.readouterr().out  # their output is ours
-    files = {path.name for path in (Layout.checkpoints / "step-000004").glob("zero_pp_rank_*")}
-    assert len(files) == 2
+    files = {path.name[:7] for path in (Layout.checkpoints / "step-000004").glob("rank*")}
+    assert files == {"rank000", "rank001"}
 
 
 @pytest.mark.slow
 def test_the_mistake_that_stops_a_process_is_raised_here_as_it_was_there(project: Path) -> None:
     path = Layout.corpus / "00000" / "000003.png"
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(DataError, match=r"^data/corpus/00000/000003\.png: damaged image"):
-        launch(with_train(num_processes=2))
+    with pytest.raises(DataError, match=r"^data/corpus/00000/000003\.png: changed since it was accepted"):
+        run(with_train(num_processes=2))
 
 
 @pytest.mark.slow
 def test_two_processes_resume_from_their_checkpoint(project: Path) -> None:
     with_train(num_processes=2)
-    launch(load_params())
+    run(load_params())
     expected = load_file(Layout.pixel / "delta.safetensors")
     newest = max(Layout.checkpoints.glob("step-*"))
-    (newest / "ema.safetensors").unlink()
-    launch(load_params())
+    (newest / "rank001-000.safetensors").unlink()
+    run(load_params())
     found = load_file(Layout.pixel / "delta.safetensors")
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("zero", [pytest.param(1, marks=pytest.mark.slow), 3])
+def test_a_training_goes_on_with_another_number_of_processes(project: Path, zero: int) -> None:
+    alone, _ = train_with(1, 1, num_steps=6, checkpoint_every=3, validate_every=6)
+    shutil.rmtree(Layout.checkpoints / "step-000006")
+    Layout.pixel.rename("first")
+    run(with_train(num_processes=2, deepspeed={"zero_optimization": {"stage": zero}}))
+    assert_close(load_file(Layout.pixel / "delta.safetensors"), alone)
+    (Layout.checkpoints / "step-000006" / "files.json").unlink()
+    run(with_train(num_processes=1, deepspeed={"zero_optimization": {"stage": 1}}))
+    assert_close(load_file(Layout.pixel / "delta.safetensors"), alone)
 
 
 def test_a_process_ends_when_the_one_that_started_it_is_killed() -> None:

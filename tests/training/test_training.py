@@ -7,11 +7,14 @@ import json
 import logging
 import os
 import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,15 +25,19 @@ from safetensors.torch import load_file, save_file
 
 from l2p.config import Layout, Params, load_params
 from l2p.errors import ConfigError, DataError, MissingFileError, ModelError, TrainingError
-from l2p.files import read_json
+from l2p.files import read_json, write_json
 from l2p.models.delta import load_pixel_model, read_delta_card
 from l2p.models.embeddings import TENSORS
 from l2p.models.graft import kept_tensors
 from l2p.models.source import SourcePin
 from l2p.registry.store import Store
 from l2p.stages import train as stage
+from l2p.training.checkpoints import Checkpoints
 from l2p.training.export import check_frozen, check_stored
+from l2p.training.order import hold_out
 from l2p.training.record import COLUMNS
+from l2p.training.samples import Corpus
+from l2p.training.state import Progress
 from l2p.training.worker import load_subject
 from tests.conftest import ROOT
 from tests.training.conftest import with_train
@@ -72,7 +79,15 @@ def assert_same_bits(found: dict[str, torch.Tensor], expected: dict[str, torch.T
 
 
 def test_a_training_lowers_the_loss_and_writes_everything_it_promises(project: Path) -> None:
-    params = with_train(num_steps=40, batch_size=8, log_every=5, sample_every=25, checkpoint_every=20, ema_decay=0.9)
+    params = with_train(
+        num_steps=40,
+        batch_size=8,
+        log_every=5,
+        sample_every=25,
+        validate_every=10,
+        checkpoint_every=20,
+        ema_decay=0.9,
+    )
     stage.run(params)
 
     rows = curves(timing=True)
@@ -81,12 +96,16 @@ def test_a_training_lowers_the_loss_and_writes_everything_it_promises(project: P
     losses = [float(row["loss"]) for row in rows]
     assert np.mean(losses[-2:]) < 0.8 * np.mean(losses[:2])
     assert all(float(row["grad_norm"]) > 0 for row in rows)
+    held_out = [float(row["val_loss"]) for row in rows if row["val_loss"]]
+    assert len(held_out) == 4
+    assert held_out[-1] < held_out[0]
 
     names = sorted(path.name for path in (Layout.training / "samples").iterdir())
     assert names == ["step-000025.png", "step-000040.png"]
     grid = np.asarray(Image.open(Layout.training / "samples" / names[0]))
-    corpus = np.asarray(Image.open(Layout.corpus / "00000" / "000000.png"))
-    assert np.array_equal(grid[4:68, 4:68], corpus)
+    corpus = Corpus(Layout.manifest, Layout.corpus)
+    _, held_out_rows = hold_out(corpus.prompt_ids, params.train.validation_images, seed=params.train.seed)
+    assert np.array_equal(grid[4:68, 4:68], corpus.image(held_out_rows[0]).permute(1, 2, 0).numpy())
 
     result = read_json(Layout.training / "result.json", written_by="the test")
     model = load_pixel_model(Layout.pixel)
@@ -152,7 +171,7 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_is_used(
     stage.run(params)
     expected = trained_weights()
     newest = max(Layout.checkpoints.glob("step-*"))
-    shard = next(newest.glob("*optim_states.pt"))
+    shard = next(newest.glob("rank*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-1000])
 
     with caplog.at_level(logging.WARNING):
@@ -162,9 +181,9 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_is_used(
     assert [int(row["step"]) for row in curves()] == list(range(1, 7))
 
     for folder in Layout.checkpoints.glob("step-*"):
-        (folder / "ema.safetensors").unlink()
+        (folder / "rank000-000.safetensors").unlink()
     with pytest.raises(
-        TrainingError, match=r"models/checkpoints: every checkpoint is damaged .*ema.safetensors is missing"
+        TrainingError, match=r"models/checkpoints: every checkpoint is damaged .*rank000-000.safetensors is missing"
     ):
         stage.run(params)
 
@@ -244,7 +263,7 @@ def test_a_loss_that_is_not_finite_stops_it_and_names_step_and_prompts(project: 
 def test_a_corrupt_image_stops_it_and_is_named(project: Path) -> None:
     path = Layout.corpus / "00000" / "000007.png"
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(DataError, match=r"000007\.png: damaged image"):
+    with pytest.raises(DataError, match=r"000007\.png: changed since it was accepted"):
         stage.run(load_params())
 
 
@@ -277,12 +296,13 @@ def test_contradictory_deepspeed_keys_stop_it_before_it_starts(project: Path) ->
 
 def test_a_frozen_tensor_that_changed_is_never_exported(project: Path) -> None:
     subject = load_subject(load_params())
-    check_frozen(subject.model, subject.names, subject.pin)
+    held = {name: tensor for name, tensor in subject.model.state_dict().items() if name not in subject.names}
+    check_frozen(subject.model, held.items(), subject.pin)
     frozen = next(p for p in subject.model.parameters() if not p.requires_grad)
     with torch.no_grad():
         frozen.view(-1)[0] += 1
     with pytest.raises(TrainingError, match="frozen, but no longer the source's"):
-        check_frozen(subject.model, subject.names, subject.pin)
+        check_frozen(subject.model, held.items(), subject.pin)
 
 
 def test_a_delta_that_lacks_a_tensor_is_noticed(project: Path) -> None:
@@ -296,6 +316,114 @@ def test_a_delta_that_lacks_a_tensor_is_noticed(project: Path) -> None:
 def test_leftovers_of_a_kill_are_removed(project: Path) -> None:
     leftover = Layout.checkpoints / "step-000099.partial"
     leftover.mkdir(parents=True)
-    (leftover / "ema.safetensors").write_bytes(b"half")
+    (leftover / "rank000-000.safetensors").write_bytes(b"half")
     stage.run(load_params())
     assert not leftover.exists()
+
+
+def test_the_pixel_model_has_the_averaged_weights_of_the_last_checkpoint(project: Path) -> None:
+    stage.run(with_train(ema_decay=0.9))
+    stored, checkpoint = trained_weights(), load_file(Layout.checkpoints / "step-000006" / "rank000-000.safetensors")
+    averages = {name.removeprefix("average/"): t for name, t in checkpoint.items() if name.startswith("average/")}
+    assert_same_bits({name: stored[name] for name in averages}, averages)
+    weights = {name.removeprefix("weight/"): t for name, t in checkpoint.items() if name.startswith("weight/")}
+    assert any(not torch.equal(weights[name], averages[name]) for name in averages)
+
+
+def test_the_disk_that_fills_during_a_save_leaves_the_older_checkpoint_and_the_next_run_goes_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = load_params()
+    stage.run(params)
+    expected = trained_weights()
+    shutil.rmtree(Layout.checkpoints / "step-000006")
+    before = sorted(path.name for path in Layout.checkpoints.glob("step-*"))
+
+    save = Checkpoints.save
+
+    def save_with_little_space(checkpoints: Checkpoints, progress: Progress) -> None:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))  # bytes of a file; a checkpoint has more
+        try:
+            save(checkpoints, progress)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_with_little_space)
+        with pytest.raises(TrainingError, match=r"step-000006\.partial/rank000-000\.safetensors: cannot be written"):
+            stage.run(params)
+    assert sorted(path.name for path in Layout.checkpoints.glob("step-*")) == before == ["step-000004"]
+
+    stage.run(params)
+    assert_same_bits(trained_weights(), expected)
+
+
+@pytest.mark.parametrize("zero", [{"stage": 3}, {"stage": 2, "offload_optimizer": {"device": "cpu"}}])
+def test_every_way_of_splitting_resumes_to_the_same_bits(project: Path, zero: dict[str, Any]) -> None:
+    params = with_train(deepspeed={"zero_optimization": zero})
+    stage.run(params)
+    expected = trained_weights()
+    shutil.rmtree(Layout.checkpoints / "step-000006")
+    stage.run(params)
+    assert_same_bits(trained_weights(), expected)
+
+
+def test_a_training_goes_on_with_another_zero_stage(project: Path) -> None:
+    stage.run(with_train(deepspeed={"zero_optimization": {"stage": 1}}))
+    expected = trained_weights()
+    shutil.rmtree(Layout.checkpoints / "step-000006")
+    stage.run(with_train(deepspeed={"zero_optimization": {"stage": 3}}))
+    found = trained_weights()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_the_best_weights_are_kept_when_the_last_are_worse(project: Path) -> None:
+    # a rate far too high at the end of the warm-up: the held-out loss is best early
+    params = with_train(
+        num_steps=12, validate_every=2, learning_rate=0.1, warmup_steps=12, decay_share=0.0, keep="best_val_loss"
+    )
+    stage.run(params)
+    losses = {int(row["step"]): float(row["val_loss"]) for row in curves() if row["val_loss"]}
+    best = min(losses, key=lambda step: losses[step])
+    assert best < 12
+    kept = read_json(Layout.training / "result.json", written_by="the test")["weights"]
+    assert kept == {"metric": "val_loss", "value": pytest.approx(losses[best], rel=1e-4), "step": best}
+    averages = load_file(Layout.checkpoints / "best" / "rank000-000.safetensors")
+    stored = trained_weights()
+    assert_same_bits({f"average/{name}": stored[name] for name in subject_names(params)}, averages)
+
+
+def subject_names(params: Params) -> list[str]:
+    """Names of what is trained."""
+    return load_subject(params).names
+
+
+def test_a_small_geneval_is_measured_on_the_way(project: Path) -> None:
+    stage.run(with_train(geneval_every=3, geneval_subset=0.1, keep="best_geneval"))
+    scores = {int(row["step"]): float(row["geneval"]) for row in curves() if row["geneval"]}
+    assert sorted(scores) == [3, 6]
+    assert all(0 <= score <= 1 for score in scores.values())
+    kept = read_json(Layout.training / "result.json", written_by="the test")["weights"]
+    assert kept["metric"] == "geneval"
+
+
+def test_embeddings_of_another_source_are_refused(project: Path) -> None:
+    path = Layout.embeddings / "report.json"
+    write_json(path, read_json(path, written_by="the test") | {"source_digest": "0" * 64})
+    with pytest.raises(DataError, match=r"data/embeddings: made by another source .*l2p embed"):
+        stage.run(load_params())
+
+
+def test_images_of_a_size_that_the_model_cannot_draw_are_refused(project: Path) -> None:
+    rows = pd.read_parquet(Layout.manifest)
+    rows["width_px"] = 72
+    rows.to_parquet(Layout.manifest)
+    with pytest.raises(DataError, match=r"data/manifest\.parquet: image of 72x64 pixels: .*multiples of 16"):
+        stage.run(load_params())
+
+
+def test_a_corpus_smaller_than_a_batch_is_refused(project: Path) -> None:
+    with pytest.raises(DataError, match=r"images of 64x64 pixels to train on, but a step takes train\.batch_size = 64"):
+        stage.run(with_train(batch_size=64))

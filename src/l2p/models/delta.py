@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from l2p.errors import ModelError
 from l2p.files import atomic_path, read_json, sha256_file, write_json
@@ -25,11 +26,26 @@ CARD, WEIGHTS, CONFIG = "delta.json", "delta.safetensors", "config.json"
 
 
 def save_delta(
-    model: PixelTransformer, folder: Path, *, pin: SourcePin, names: list[str], sampler: dict[str, Any]
+    model: PixelTransformer,
+    folder: Path,
+    *,
+    pin: SourcePin,
+    names: list[str],
+    sampler: dict[str, Any],
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write the tensors `names` of `model` as a delta on `pin`; `sampler` holds num_steps, guidance_scale and shift."""
+    """Write the tensors `names` of `model` as a delta on `pin`, together with those that are new.
+
+    Args:
+        model: the pixel model.
+        folder: where the delta is written.
+        pin: the source it stands on.
+        names: tensors that differ from the source's.
+        sampler: num_steps, guidance_scale and shift.
+        tensors: the tensors themselves, where the model does not hold them whole.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    state = model.state_dict()
+    state = model.state_dict() if tensors is None else tensors
     stored = sorted(set(names) | set(model.new_tensors()))
     with atomic_path(folder / WEIGHTS) as partial:
         save_file(

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from l2p.errors import DataError, MissingFileError
-from l2p.files import atomic_path, sha256_file, write_json
+from l2p.files import atomic_path, read_json, sha256_file, write_json
 from l2p.models.adapters.base import PromptEmbedding
 
 TENSORS, INDEX, REPORT = "tokens.safetensors", "index.parquet", "report.json"
@@ -56,6 +56,7 @@ class EmbeddingStore:
                 raise MissingFileError(f"{folder / name}: not found. `l2p embed` writes it; run that first.")
         index = pd.read_parquet(folder / INDEX)
         self._folder = folder
+        self.source_digest: str | None = read_json(folder / REPORT, written_by="l2p embed").get("source_digest")
         self._rows = {prompt_id: row for row, prompt_id in enumerate(index["prompt_id"])}
         self._file = safe_open(folder / TENSORS, framework="pt")
         keys = list(self._file.keys())

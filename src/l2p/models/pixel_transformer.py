@@ -18,6 +18,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the field's name for it)
+from torch.utils.checkpoint import checkpoint
 
 from l2p.config import TrainableParams
 from l2p.diffusion.path import expand, velocity_from_x0
@@ -90,6 +91,7 @@ class PixelTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self._skip_layerwise_casting_patterns = list(getattr(dit_class, "_skip_layerwise_casting_patterns", None) or ())
         self._repeated_blocks = sorted({type(block).__name__ for block in self.repeated_blocks()})
         self.initialise_head()
+        self.checkpoints_head = False
 
     @classmethod
     def from_pretrained(cls, *arguments: Any, output_loading_info: bool = False, **settings: Any) -> Any:
@@ -143,7 +145,10 @@ class PixelTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """
         self.check_size(*pixels_BCHW.shape[-2:])
         tokens_BDhw = self.tokens(pixels_BCHW, sigma_B, text, guidance_B)
-        out = self.head(pixels_BCHW, tokens_BDhw)
+        if self.checkpoints_head and torch.is_grad_enabled():
+            out = checkpoint(self.head, pixels_BCHW, tokens_BDhw, use_reentrant=False)
+        else:
+            out = self.head(pixels_BCHW, tokens_BDhw)
         return out if self.readout is None else out + self.readout(tokens_BDhw)
 
     def forward(
@@ -205,6 +210,10 @@ class PixelTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 "gradient_checkpointing_func: the source's family decides how to checkpoint. Leave it out."
             )
         self.adapter.enable_checkpointing(self.dit)
+
+    def enable_head_checkpointing(self) -> None:
+        """Compute the activations of the head twice instead of holding them: they have full resolution."""
+        self.checkpoints_head = True
 
     def repeated_blocks(self) -> list[nn.Module]:
         """The transformer's blocks of one shape each, refiners included: what is worth compiling on its own."""

@@ -10,7 +10,8 @@ from typing import Any
 from l2p.config import TrainParams
 from l2p.errors import ConfigError
 
-MAX_ZERO_STAGE = 2  # stage 3 splits the weights themselves; averaging and sampling here need them whole
+MAX_ZERO_STAGE = 3
+_OFFLOADS = ("offload_optimizer", "offload_param")
 
 # Keys that DeepSpeed reads and that change nothing params.yaml already decides. It ignores unknown keys, we do not.
 _FREE_KEYS = frozenset(
@@ -48,6 +49,8 @@ _ELSEWHERE = {
     "compile": "it is train.compile_blocks",
     "checkpoint": "checkpoints are written every train.checkpoint_every steps, the last two are kept",
 }
+# With offload DeepSpeed wants its own optimizer, compiled at first use; torch's fused AdamW is as fast on a CPU.
+_OWN_OPTIMIZER = {"zero_force_ds_cpu_optimizer": False}
 _PRECISIONS = ("bf16", "bfloat16", "fp16", "amp")
 _STEPS_BETWEEN_PRINTS = 10**9  # progress is ours to tell
 
@@ -71,11 +74,21 @@ def resolve_config(train: TrainParams, *, world_size: int) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": train.max_grad_norm,
-        "zero_optimization": _zero(given),
+        "zero_optimization": _zero(given, train),
         "torch_autocast": _autocast(given, enabled=bfloat16),
     }
     _check_agreement(given, ours, train)
-    return {"steps_per_print": _STEPS_BETWEEN_PRINTS, **given, **ours}
+    return {"steps_per_print": _STEPS_BETWEEN_PRINTS, **_OWN_OPTIMIZER, **given, **ours}
+
+
+def zero_stage(train: TrainParams) -> int:
+    """Stage of ZeRO, 1 to 3.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    stage: int = _zero(dict(train.deepspeed), train)["stage"]
+    return stage
 
 
 def _refuse_foreign_keys(given: dict[str, Any]) -> None:
@@ -109,17 +122,31 @@ def _batch_split(train: TrainParams, given: dict[str, Any], world_size: int) -> 
     return micro, per_process // micro
 
 
-def _zero(given: dict[str, Any]) -> dict[str, Any]:
+def _zero(given: dict[str, Any], train: TrainParams) -> dict[str, Any]:
     zero = given.get("zero_optimization", {})
+    field = "train.deepspeed.zero_optimization"
     if not isinstance(zero, dict):
-        raise ConfigError(f"train.deepspeed.zero_optimization = {zero!r}: expected keys such as `stage: 1`.")
+        raise ConfigError(f"{field} = {zero!r}: expected keys such as `stage: 1`.")
     stage = zero.get("stage", 1)
     if stage not in range(1, MAX_ZERO_STAGE + 1):
+        raise ConfigError(f"{field}.stage = {stage!r}: expected 1, 2 or 3.")
+    for name in _OFFLOADS:
+        offload = zero.get(name)
+        if offload is None:
+            continue
+        if not isinstance(offload, dict) or offload.get("device", "none") not in ("cpu", "none"):
+            raise ConfigError(f"{field}.{name} = {offload!r}: expected `device: cpu` or `device: none`.")
+    if _offloads(zero, "offload_param") and stage < 3:
+        raise ConfigError(f"{field}.offload_param: weights leave the GPU only with stage 3. Set `stage: 3`.")
+    if stage == 3 and train.compile_blocks:
         raise ConfigError(
-            f"train.deepspeed.zero_optimization.stage = {stage!r}: stages 1 and 2 are supported. Only the model's ends "
-            "train, so their optimizer states are what is worth splitting."
+            f"{field}.stage = 3 splits the weights that compiled blocks would hold. Set train.compile_blocks: false."
         )
     return {**zero, "stage": stage}
+
+
+def _offloads(zero: dict[str, Any], name: str) -> bool:
+    return (zero.get(name) or {}).get("device", "none") == "cpu"
 
 
 def _autocast(given: dict[str, Any], *, enabled: bool) -> dict[str, Any]:

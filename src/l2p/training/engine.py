@@ -1,13 +1,14 @@
-"""Owns DeepSpeed: the only importer. Processes, precision, clipping, ZeRO, and the files of its state.
+"""Owns DeepSpeed, with `zero` the only importer: processes, precision, clipping, and how a step is taken.
 
-Everything else of the training sees an `Engine` with predict, backward, step, save and load.
+Everything else of the training sees an `Engine` with predict, backward, step, and the `shards` of what is trained.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,12 +16,14 @@ import torch.distributed
 from torch import Tensor, nn
 
 from l2p.config import TrainParams
-from l2p.errors import ConfigError, TrainingError
+from l2p.errors import ConfigError, L2PError
 from l2p.models.adapters.base import TextInputs
 from l2p.models.pixel_transformer import PixelTransformer
-from l2p.training.deepspeed_config import resolve_config
+from l2p.training.deepspeed_config import resolve_config, zero_stage
+from l2p.training.optimizer import AveragingAdamW
+from l2p.training.zero import Shards, whole
 
-ADAM_BETAS = (0.9, 0.98)  # a shorter memory of squared gradients than 0.999: runs here are short
+_environment_before: dict[str, str | None] = {}  # what a lone process found; it leaves as it came
 SHM_OP = "deepspeed_shm_comm"  # compiled at first use, with a lock that a killed process leaves behind
 
 
@@ -37,8 +40,11 @@ class Engine:
         config = resolve_config(train, world_size=self.world_size)
         self.micro_batch_size: int = config["train_micro_batch_size_per_gpu"]
         self.autocast_dtype = torch.bfloat16 if train.dtype == "bfloat16" else None
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._engine = _initialize(_Predict(model.to(self.device).train()), trained, train, config)
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        if zero_stage(train) < 3:  # stage 3 moves the weights itself, one by one
+            model.to(self.device)
+        self._engine = _initialize(_Predict(model.train()), list(trained.values()), train, config)
+        self.shards = Shards(self._engine, trained)
 
     @property
     def rank(self) -> int:
@@ -71,10 +77,22 @@ class Engine:
         """Norm of the last step's gradient over all processes, before clipping."""
         return float(self._engine.get_global_grad_norm())
 
-    def optimizer_numel(self) -> int:
-        """Number of values that have optimizer states in this process."""
-        states = self._engine.optimizer.optimizer.state.values()
-        return sum(state["exp_avg"].numel() for state in states if "exp_avg" in state)
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """The model has its averaged weights and computes no gradient within the block; every process must enter it."""
+        with self.shards.averages(), torch.no_grad():
+            yield
+
+    def whole_tensors(self, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor) of the model's state, on its device, one after the other; every process must read them all."""
+        model: nn.Module = self._engine.module.model
+        parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+        for name in names:
+            if name in buffers:
+                yield name, buffers[name]
+                continue
+            with whole([parameters[name]]):
+                yield name, parameters[name].detach()
 
     def sum_over_processes(self, values: Tensor) -> Tensor:
         """Elementwise sum of `values` over all processes."""
@@ -87,31 +105,31 @@ class Engine:
         torch.distributed.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
+    def gather(self, value: Any) -> list[Any]:
+        """The `value` of every process, in the order of their ranks, in every process."""
+        found: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(found, value)
+        return found
+
+    def together(self, work: Callable[[], object] | None) -> None:
+        """Let one process work while the others wait; what it raises ends them all, here and not at a time-out.
+
+        Raises:
+            L2PError: what `work` raised.
+        """
+        problem: L2PError | None = None
+        try:
+            if work is not None:
+                work()
+        except L2PError as error:
+            problem = error
+        for found in self.gather(problem):
+            if found is not None:
+                raise found
+
     def wait_for_all(self) -> None:
         """Return when every process has come here."""
         torch.distributed.barrier()
-
-    def save(self, folder: Path, tag: str) -> None:
-        """Write weights of the trained parameters and optimizer states to `folder/tag`; every process must call it."""
-        self._engine.save_checkpoint(str(folder), tag, save_latest=False, exclude_frozen_parameters=True)
-
-    def load(self, folder: Path, tag: str) -> None:
-        """Read what `save` wrote with the same number of processes.
-
-        Raises:
-            TrainingError: DeepSpeed cannot read it.
-        """
-        try:
-            path, _ = self._engine.load_checkpoint(str(folder), tag, load_module_strict=False)
-        except (RuntimeError, OSError, EOFError, KeyError, ValueError, AssertionError) as error:
-            raise TrainingError(
-                f"{folder / tag}: DeepSpeed cannot read this checkpoint ({' '.join(str(error).split())[:300]}). "
-                f"Delete {folder} to train from the start."
-            ) from error
-        if path is None:
-            raise TrainingError(
-                f"{folder / tag}: DeepSpeed finds no checkpoint in it. Delete {folder} to train from the start."
-            )
 
 
 class _Predict(nn.Module):
@@ -156,11 +174,18 @@ def leave_processes() -> None:
     """Leave the group of processes that `start_process` joined, so that a later training can form another."""
     if torch.distributed.is_initialized():
         _import_deepspeed().comm.destroy_process_group()
+    for name, value in _environment_before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    _environment_before.clear()
 
 
 def _describe_lone_process() -> None:
     """What a launcher would say; without it DeepSpeed asks for MPI."""
     defaults = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    _environment_before.update({name: os.environ.get(name) for name in (*defaults, "MASTER_PORT")})
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     if os.environ["WORLD_SIZE"] == "1":  # nobody else needs to know the port, so each training takes a free one
@@ -180,11 +205,20 @@ def _import_deepspeed() -> Any:
 def _initialize(module: nn.Module, trained: list[nn.Parameter], train: TrainParams, config: dict[str, Any]) -> Any:
     deepspeed = _import_deepspeed()
     # Our own AdamW: one built by DeepSpeed from its configuration compiles an extension first, for most of a minute.
-    optimizer = torch.optim.AdamW(
-        trained, lr=train.learning_rate, betas=ADAM_BETAS, weight_decay=train.weight_decay, fused=True
+    optimizer = AveragingAdamW(
+        trained, lr=train.learning_rate, weight_decay=train.weight_decay, average_decay=train.ema_decay
     )
+    _tell_deepspeed_of(AveragingAdamW)
     try:
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, model_parameters=trained, config=config)
     except (AssertionError, ValueError, TypeError, deepspeed.runtime.config.DeepSpeedConfigError) as error:
         raise ConfigError(f"train.deepspeed: DeepSpeed refuses it ({' '.join(str(error).split())[:400]}).") from error
     return engine
+
+
+def _tell_deepspeed_of(optimizer_class: type) -> None:
+    """Ours is AdamW; DeepSpeed compares exact types and would warn of an optimizer that it has not tested."""
+    from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
+
+    if optimizer_class not in ZERO_SUPPORTED_OPTIMIZERS:
+        ZERO_SUPPORTED_OPTIMIZERS.append(optimizer_class)

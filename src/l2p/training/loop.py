@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,22 +17,37 @@ from l2p.diffusion.path import interpolate
 from l2p.errors import TrainingError
 from l2p.files import write_json
 from l2p.models.pixel_transformer import PixelTransformer
-from l2p.training.checkpoints import Checkpoints
+from l2p.training.checkpoints import Best, Checkpoints
 from l2p.training.clock import Clock
 from l2p.training.engine import Engine
-from l2p.training.preview import Preview
+from l2p.training.preview import Draw, Preview
 from l2p.training.record import LossSums, Record, loss_figures, memory_mb
 from l2p.training.samples import Batch, Samples
-from l2p.training.state import Ema, Progress, learning_rate
+from l2p.training.state import Progress, learning_rate
+from l2p.training.validation import Validation
+
+BEST_BY = {
+    "best_val_loss": ("val_loss", -1),
+    "best_geneval": ("geneval", 1),
+}  # metric, and its sign when more is better
+
+
+class Probe(Protocol):
+    """A measurement of the weights that the model has now; every process makes it if ZeRO splits the weights."""
+
+    def __call__(self, draw: Draw) -> dict[str, float]:
+        """Figures by their column in curves.csv; `draw` is how the model draws now."""
+        ...
 
 
 @dataclass(frozen=True)
-class Desk:
-    """What only rank 0 has: averaged weights, sample grids, and where everything is told."""
+class Bench:
+    """What measures and shows the weights now and then; `record` is where rank 0 tells it, None elsewhere."""
 
-    ema: Ema
     preview: Preview
-    record: Record
+    validation: Validation | None
+    probe: Probe | None
+    record: Record | None
 
 
 class Trainer:
@@ -44,34 +61,35 @@ class Trainer:
         *,
         train: TrainParams,
         checkpoints: Checkpoints,
-        desk: Desk | None,
+        bench: Bench,
     ) -> None:
-        """`desk` is given to rank 0 and nobody else."""
+        """`model` is the one that `engine` trains."""
         self._model, self._engine, self._samples, self._train = model, engine, samples, train
-        self._checkpoints, self._desk = checkpoints, desk
+        self._checkpoints, self._bench = checkpoints, bench
         self._losses = LossSums(engine.device)
 
     def run(self, progress: Progress) -> Progress:
         """Train from `progress` to the end; returns where it stands then.
 
         Raises:
-            TrainingError: a loss or a gradient is not finite.
+            TrainingError: a loss or a gradient is not finite, or a checkpoint cannot be written.
         """
         train, clock = self._train, Clock(progress.seconds)
         batches = self._samples.batches(progress.step, train.num_steps)
         for step, batch in zip(self._steps(progress.step), batches, strict=True):
             rate = learning_rate(step, train)
             self._step(step, batch, rate)
-            if self._desk:
-                self._desk.ema.update(step)
             done = step + 1
+            figures: dict[str, float] = {}
             if self._due(done, train.log_every):
-                self._log(done, rate, clock.images_per_s(done * train.batch_size))
+                figures |= self._progress(rate, clock.images_per_s(done * train.batch_size))
             with clock.paused():
+                # A checkpoint comes last: a run that is killed before it measures and draws again.
+                figures |= self._measure(done)
+                if figures and self._bench.record:
+                    self._bench.record.log(done, figures)
                 if self._due(done, train.checkpoint_every):
-                    self._checkpoints.save(Progress(done, clock.seconds), self._desk.ema if self._desk else None)
-                if self._desk and self._due(done, train.sample_every):
-                    self._draw(self._desk, done)
+                    self._checkpoints.save(Progress(done, clock.seconds))
         return Progress(train.num_steps, clock.seconds)
 
     def _step(self, step: int, batch: Batch, rate: float) -> None:
@@ -81,9 +99,10 @@ class Trainer:
             self._engine.backward(loss)
             self._engine.step(rate)
         if not math.isfinite(self._engine.grad_norm):
+            path = self._write_samples(batch, step, None)
             raise TrainingError(
-                f"step {step}: the gradient is not finite although the loss is. Lower train.learning_rate, or set "
-                "train.dtype: float32; the last checkpoint is from before."
+                f"step {step}: the gradient is not finite although the loss is; its samples are in {path}. Lower "
+                "train.learning_rate, or set train.dtype: float32; the last checkpoint is from before."
             )
 
     def _loss(self, batch: Batch, step: int) -> Tensor:
@@ -104,35 +123,66 @@ class Trainer:
         return loss
 
     def _steps(self, start: int) -> Iterator[int]:
-        return self._desk.record.steps(start) if self._desk else iter(range(start, self._train.num_steps))
+        record = self._bench.record
+        return record.steps(start) if record else iter(range(start, self._train.num_steps))
 
     def _due(self, done: int, every: int) -> bool:
-        return done % every == 0 or done == self._train.num_steps
+        return bool(every) and (done % every == 0 or done == self._train.num_steps)
 
-    def _log(self, done: int, rate: float, images_per_s: float) -> None:
+    def _progress(self, rate: float, images_per_s: float) -> dict[str, float]:
         figures = loss_figures(self._engine.sum_over_processes(self._losses.take()))
-        if self._desk:
-            figures |= {
-                "grad_norm": self._engine.grad_norm,
-                "learning_rate": rate,
-                "images_per_s": images_per_s,
-                "memory_mb": memory_mb(self._engine.device),
-            }
-            self._desk.record.log(done, figures)
+        return figures | {
+            "grad_norm": self._engine.grad_norm,
+            "learning_rate": rate,
+            "images_per_s": images_per_s,
+            "memory_mb": memory_mb(self._engine.device),
+        }
 
-    def _draw(self, desk: Desk, done: int) -> None:
-        with desk.ema.swapped_in():
-            grid = desk.preview.save(done)
-        desk.record.image(grid, done)
+    def _measure(self, done: int) -> dict[str, float]:
+        """Whatever is due of held-out loss, GenEval and sample grid, by the averaged weights."""
+        bench, train = self._bench, self._train
+        validation = bench.validation if self._due(done, train.validate_every) else None
+        probe = bench.probe if self._due(done, train.geneval_every) else None
+        preview = bench.preview if self._due(done, train.sample_every) else None
+        if not (validation or probe or preview):
+            return {}
+        figures: dict[str, float] = {}
+        draws = self._engine.rank == 0 or self._engine.shards.split_weights
+        with self._engine.drawing():
+            if validation:
+                figures |= validation.measure()
+            if probe:
+                figures |= self._engine.agree(probe(bench.preview.draw_prompts) if draws else None)
+            if preview and draws:
+                grid = preview.draw()
+                if bench.record:
+                    bench.record.image(preview.save(grid, done), done)
+        self._keep_best(figures, done)
+        return figures
+
+    def _keep_best(self, figures: dict[str, float], done: int) -> None:
+        metric, sign = BEST_BY.get(self._train.keep, ("", 0))
+        if metric not in figures:
+            return
+        before = self._checkpoints.best(metric)
+        if before is None or sign * (figures[metric] - before.value) > 0:
+            self._checkpoints.save_best(Best(metric, figures[metric], done))
 
     def _not_finite(self, batch: Batch, per_sample: Tensor, step: int) -> TrainingError:
-        path = Layout.training / f"not-finite-rank{self._engine.rank}.json"
-        names = ("row", "prompt_id", "sigma", "loss")
-        values = (batch.rows, batch.prompt_ids, batch.sigma_B.tolist(), [str(loss) for loss in per_sample.tolist()])
-        samples = [dict(zip(names, sample, strict=True)) for sample in zip(*values, strict=True)]
-        write_json(path, {"step": step, "samples": samples})
-        bad = [sample["prompt_id"] for sample in samples if not math.isfinite(float(sample["loss"]))]
+        path = self._write_samples(batch, step, per_sample)
+        losses = per_sample.tolist()
+        bad = [prompt for prompt, loss in zip(batch.prompt_ids, losses, strict=True) if not math.isfinite(loss)]
         return TrainingError(
             f"step {step}: the loss is not finite for prompts {', '.join(map(repr, bad[:5]))} ({len(bad)} in all, in "
             f"{path}). Lower train.learning_rate, or set train.dtype: float32."
         )
+
+    def _write_samples(self, batch: Batch, step: int, per_sample: Tensor | None) -> Path:
+        """What this process trained on in a step, so that it can be looked at again."""
+        path = Layout.training / f"not-finite-rank{self._engine.rank}.json"
+        names = ("row", "prompt_id", "sigma", "loss")
+        losses = ["unknown"] * len(batch.rows) if per_sample is None else [str(loss) for loss in per_sample.tolist()]
+        values = (batch.rows, batch.prompt_ids, batch.sigma_B.tolist(), losses)
+        samples = [dict(zip(names, sample, strict=True)) for sample in zip(*values, strict=True)]
+        write_json(path, {"step": step, "seed": self._train.seed, "samples": samples})
+        return path

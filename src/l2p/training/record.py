@@ -30,7 +30,11 @@ COLUMNS = (
     "learning_rate",
     "images_per_s",
     "memory_mb",
+    "val_loss",
+    *(f"val_loss_{band}" for band in BANDS),
+    "geneval",
 )
+_MB_PER_GB = 1024
 _LINE_EVERY_S = 30.0  # where there is no terminal for a progress bar
 
 
@@ -68,12 +72,13 @@ class LossSums:
 class Record:
     """curves.csv, the console and the tracker of rank 0."""
 
-    def __init__(self, folder: Path, tracker: Tracker, *, num_steps: int) -> None:
-        """`folder` gets curves.csv; `num_steps` is the length of the whole training."""
+    def __init__(self, folder: Path, tracker: Tracker, *, num_steps: int, batch_size: int) -> None:
+        """`folder` gets curves.csv; `num_steps` of `batch_size` images are the whole training."""
         self._path, self._tracker, self._num_steps = folder / "curves.csv", tracker, num_steps
+        self._batch_size = batch_size
         self._bar: Any = None
         self._line_at = time.monotonic()
-        self.last: dict[str, float] = {}
+        self._loss = math.nan
 
     def steps(self, start: int) -> Iterator[int]:
         """Steps from `start`, with a progress bar; drops rows of curves.csv that a resumed training writes again."""
@@ -82,8 +87,7 @@ class Record:
             writer = csv.DictWriter(stream, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        if rows:
-            self.last = {name: float(value) for name, value in rows[-1].items() if value}
+        self._loss = next((float(row["loss"]) for row in reversed(rows) if row["loss"]), math.nan)
         self._bar = tqdm(
             range(start, self._num_steps), desc="train", unit="step", initial=start, total=self._num_steps, disable=None
         )
@@ -92,28 +96,58 @@ class Record:
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Record the figures after `step` steps; those that are not a number are left empty."""
         known = {name: value for name, value in figures.items() if math.isfinite(value)}
-        self.last = {"step": step, **known}
+        self._loss = known.get("loss", self._loss)
+        row = {"step": str(step)} | {name: f"{value:.6g}" for name, value in known.items()}
         with self._path.open("a", newline="", encoding="utf-8") as stream:
-            csv.DictWriter(stream, COLUMNS).writerow({name: self._text(name) for name in COLUMNS})
+            csv.DictWriter(stream, COLUMNS, restval="").writerow(row)
         self._tracker.log_metrics(known, step=step)
-        self._tell(step)
+        self._tell(step, known)
+
+    @property
+    def final_loss(self) -> float:
+        """The last logged training loss."""
+        return self._loss
 
     def image(self, grid: Any, step: int) -> None:
         """Hand a sample grid on."""
         self._tracker.log_image(grid, key="samples", step=step)
 
-    def _text(self, name: str) -> str:
-        if name not in self.last:
-            return ""
-        return str(int(self.last[name])) if name == "step" else f"{self.last[name]:.6g}"
-
-    def _tell(self, step: int) -> None:
-        loss, speed = f"{self.last['loss']:.4f}", f"{self.last.get('images_per_s', math.nan):.1f}"
+    def _tell(self, step: int, figures: Mapping[str, float]) -> None:
+        measured = "val_loss" in figures or "geneval" in figures
         if not self._bar.disable:
-            self._bar.set_postfix(loss=loss, images_s=speed)
-        elif time.monotonic() - self._line_at > _LINE_EVERY_S or step == self._num_steps:
+            self._bar.set_postfix_str(self._line(figures))
+            if measured:
+                self._bar.write(f"step {step}: {_measured(figures)}")
+        elif measured or time.monotonic() - self._line_at > _LINE_EVERY_S or step == self._num_steps:
             self._line_at = time.monotonic()
-            print(f"step {step}/{self._num_steps}  loss {loss}  {speed} images/s", flush=True)
+            parts = (
+                f"step {step}/{self._num_steps}",
+                self._line(figures),
+                _measured(figures),
+                self._left(step, figures),
+            )
+            print("  ".join(part for part in parts if part), flush=True)
+
+    def _line(self, figures: Mapping[str, float]) -> str:
+        if "loss" not in figures:
+            return ""
+        bands = " ".join(f"{figures[f'loss_{band}']:.3g}" if f"loss_{band}" in figures else "-" for band in BANDS)
+        speed = f"{figures['images_per_s']:.1f} images/s" if "images_per_s" in figures else ""
+        memory = f"{figures['memory_mb'] / _MB_PER_GB:.1f} GB" if "memory_mb" in figures else ""
+        gradient = f"gradient {figures['grad_norm']:.2g}" if "grad_norm" in figures else ""
+        parts = (f"loss {figures['loss']:.4f} ({bands})", gradient, speed, memory)
+        return "  ".join(part for part in parts if part)
+
+    def _left(self, step: int, figures: Mapping[str, float]) -> str:
+        if not figures.get("images_per_s") or step >= self._num_steps:
+            return ""
+        seconds = (self._num_steps - step) * self._batch_size / figures["images_per_s"]
+        return f"{tqdm.format_interval(seconds)} left"
+
+
+def _measured(figures: Mapping[str, float]) -> str:
+    names = {"val_loss": "held-out loss {:.4f}", "geneval": "GenEval {:.3f}"}
+    return "  ".join(form.format(figures[name]) for name, form in names.items() if name in figures)
 
 
 def loss_figures(sums: Tensor) -> dict[str, float]:

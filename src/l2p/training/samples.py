@@ -8,10 +8,9 @@ interruptions change nothing. Pixels in [-1, 1], sigma in [0, 1] with 1 = noise 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from l2p.diffusion.timesteps import draw_sigma
 from l2p.errors import DataError, MissingFileError
 from l2p.models.adapters.base import PromptEmbedding, to_device
 from l2p.models.embeddings import EMPTY_PROMPT_ID, EmbeddingStore
+from l2p.training.order import Order, Size
 from l2p.training.state import Draw, random_source
 
 MEMORY_BUDGET_BYTES = 512 << 20  # a corpus whose decoded pixels fit is read once
@@ -43,18 +43,15 @@ class Corpus:
 
         Raises:
             MissingFileError: no manifest.
-            DataError: it is damaged or empty, or its images have several sizes.
+            DataError: it is damaged or empty.
         """
-        self._rows, self._folder = _read_manifest(manifest), folder
-        sizes = set(zip(self._rows.height_px.tolist(), self._rows.width_px.tolist(), strict=True))
-        if len(sizes) != 1:
-            raise DataError(f"{manifest}: images of {len(sizes)} sizes; one training needs one size. Split the corpus.")
-        self.size_px: tuple[int, int] = sizes.pop()
-        self._names: list[str] = self._rows.file_name.tolist()
-        self._digests: list[str] = self._rows.sha256.tolist()
-        self.prompt_ids: list[str] = self._rows.prompt_id.tolist()
-        self.seeds: list[int] = self._rows.seed.tolist()
-        fits = len(self._rows) * CHANNELS * self.size_px[0] * self.size_px[1] <= budget_bytes
+        rows, self._folder = _read_manifest(manifest), folder
+        self.sizes: list[Size] = list(zip(rows.height_px.tolist(), rows.width_px.tolist(), strict=True))
+        self._names: list[str] = rows.file_name.tolist()
+        self._digests: list[str] = rows.sha256.tolist()
+        self.prompt_ids: list[str] = rows.prompt_id.tolist()
+        self.seeds: list[int] = rows.seed.tolist()
+        fits = CHANNELS * sum(height * width for height, width in self.sizes) <= budget_bytes
         self._kept: dict[int, Tensor] | None = {} if fits else None
 
     def __len__(self) -> int:
@@ -79,22 +76,48 @@ class Corpus:
         return pixels
 
     def _decode(self, row: int) -> Tensor:
-        path = self._folder / self._names[row]
-        if not path.is_file():
-            raise DataError(f"{path}: missing, but accepted. Run `l2p synthesize`, then `l2p validate`.")
-        data = path.read_bytes()
+        path, data = self._folder / self._names[row], self._read(row)
         try:
             image = Image.open(io.BytesIO(data)).convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{path}: damaged image ({error}). Run `l2p validate` to quarantine it.") from error
-        if (image.height, image.width) != self.size_px:
-            height, width = self.size_px
+        if (image.height, image.width) != self.sizes[row]:
+            height, width = self.sizes[row]
             raise DataError(
                 f"{path}: {image.width}x{image.height} pixels, accepted as {width}x{height}. Run `l2p validate`."
             )
-        if hashlib.sha256(data).hexdigest() != self._digests[row]:
-            raise DataError(f"{path}: changed since it was accepted (its sha256 is another). Run `l2p validate`.")
+        self._check_digest(row, data)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+    def check_files(self) -> None:
+        """Read every file once, before a training spends hours on the others.
+
+        Raises:
+            DataError: one is missing or not the one that was accepted; names the first and says how many there are.
+        """
+        with ThreadPoolExecutor(_DECODERS) as workers:
+            problems = [problem for problem in workers.map(self._problem, range(len(self))) if problem is not None]
+        if problems:
+            more = f" ({len(problems)} of {len(self)} images are like this.)" if len(problems) > 1 else ""
+            raise DataError(f"{problems[0]}{more}")
+
+    def _problem(self, row: int) -> str | None:
+        try:
+            self._check_digest(row, self._read(row))
+        except DataError as error:
+            return str(error)
+        return None
+
+    def _read(self, row: int) -> bytes:
+        path = self._folder / self._names[row]
+        if not path.is_file():
+            raise DataError(f"{path}: missing, but accepted. Run `l2p synthesize`, then `l2p validate`.")
+        return path.read_bytes()
+
+    def _check_digest(self, row: int, data: bytes) -> None:
+        if hashlib.sha256(data).hexdigest() != self._digests[row]:
+            path = self._folder / self._names[row]
+            raise DataError(f"{path}: changed since it was accepted (its sha256 is another). Run `l2p validate`.")
 
 
 @dataclass(frozen=True)
@@ -127,10 +150,23 @@ class Samples:
     """Draws the batches of one process."""
 
     def __init__(
-        self, corpus: Corpus, embeddings: EmbeddingStore, train: TrainParams, *, rank: int = 0, world_size: int = 1
+        self,
+        corpus: Corpus,
+        embeddings: EmbeddingStore,
+        train: TrainParams,
+        *,
+        rows: Sequence[int] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        """Process `rank` of `world_size` gets its consecutive part of each global batch."""
+        """Process `rank` of `world_size` gets its consecutive part of each global batch of the given rows (all).
+
+        Raises:
+            DataError: a size has fewer images than one step takes.
+        """
         self._corpus, self._embeddings, self._train = corpus, embeddings, train
+        chosen = range(len(corpus)) if rows is None else rows
+        self._order = Order(chosen, corpus.sizes, batch_size=train.batch_size, seed=train.seed)
         share = train.batch_size // world_size
         self._mine = range(rank * share, (rank + 1) * share)
         self._decoders = ThreadPoolExecutor(_DECODERS)
@@ -140,14 +176,22 @@ class Samples:
         train, random = self._train, random_source(self._train.seed, Draw.STEP, step)
         sigma = draw_sigma(train.timesteps, train.batch_size, shift=train.shift, generator=random)
         dropped = torch.rand(train.batch_size, generator=random) < train.caption_dropout
-        rows = [self.row(step * train.batch_size + sample) for sample in self._mine]
+        flipped = torch.rand(train.batch_size, generator=random) < train.horizontal_flip
+        everyone = self._order.rows(step)
+        rows = [everyone[sample] for sample in self._mine]
         prompt_ids = [
             EMPTY_PROMPT_ID if dropped[sample] else self._corpus.prompt_ids[row]
             for sample, row in zip(self._mine, rows, strict=True)
         ]
+        images = list(self._decoders.map(self._corpus.image, rows))
+        images = [
+            image.flip(-1) if flipped[sample] else image for sample, image in zip(self._mine, images, strict=True)
+        ]
         return Batch(
-            x0_BCHW=torch.stack(list(self._decoders.map(self._corpus.image, rows))).float() / 127.5 - 1,
-            noise_BCHW=torch.stack([self._noise(step, sample) for sample in self._mine]),
+            x0_BCHW=to_unit_range(torch.stack(images)),
+            noise_BCHW=torch.stack(
+                [self._noise(step, sample, image) for sample, image in zip(self._mine, images, strict=True)]
+            ),
             sigma_B=sigma[self._mine.start : self._mine.stop],
             embeddings=[self._embeddings.get(prompt_id) for prompt_id in prompt_ids],
             prompt_ids=prompt_ids,
@@ -166,19 +210,14 @@ class Samples:
                     coming = worker.submit(self.batch, step + 1)
                 yield batch
 
-    def row(self, position: int) -> int:
-        """Row of the manifest at `position` in the endless sequence of samples: one shuffle after the other."""
-        epoch, within = divmod(position, len(self._corpus))
-        return int(self._order(epoch)[within])
-
-    @functools.lru_cache(maxsize=2)  # noqa: B019 (one object per process)
-    def _order(self, epoch: int) -> Tensor:
-        generator = random_source(self._train.seed, Draw.ORDER, epoch)
-        return torch.randperm(len(self._corpus), generator=generator)
-
-    def _noise(self, step: int, sample: int) -> Tensor:
+    def _noise(self, step: int, sample: int, image: Tensor) -> Tensor:
         generator = random_source(self._train.seed, Draw.NOISE, step, sample)
-        return torch.randn(CHANNELS, *self._corpus.size_px, generator=generator)
+        return torch.randn(image.shape, generator=generator)
+
+
+def to_unit_range(pixels: Tensor) -> Tensor:
+    """uint8 pixels in -1..1, float32."""
+    return pixels.float() / 127.5 - 1
 
 
 def _read_manifest(path: Path) -> pd.DataFrame:

@@ -1,16 +1,17 @@
-"""Owns one training process from start to end; `python -m l2p.training.worker PARAMS.json` is what `launch` starts."""
+"""Owns one training process from start to end; `serve` is what a launched one does."""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from l2p.config import Layout, Params
-from l2p.errors import L2PError, ModelError
+from l2p.config import Layout, Params, TrainParams
+from l2p.errors import DataError, L2PError, ModelError
 from l2p.files import write_json
 from l2p.models.delta import load_pixel_model, read_delta_card
 from l2p.models.embeddings import EmbeddingStore
@@ -18,17 +19,20 @@ from l2p.models.pixel_transformer import PixelTransformer
 from l2p.models.source import SourcePin
 from l2p.quiet import quiet_third_parties
 from l2p.registry.tracking import TrainingRun
-from l2p.training.checkpoints import Checkpoints
+from l2p.training.checkpoints import Best, Checkpoints
 from l2p.training.compilation import compile_regions
+from l2p.training.deepspeed_config import zero_stage
 from l2p.training.engine import Engine, leave_processes
 from l2p.training.export import export
 from l2p.training.lifeline import die_with_parent
-from l2p.training.loop import Desk, Trainer
+from l2p.training.loop import BEST_BY, Bench, Probe, Trainer
+from l2p.training.order import hold_out
 from l2p.training.precision import hold_frozen_in_bfloat16
 from l2p.training.preview import Preview
 from l2p.training.record import Record, memory_mb
 from l2p.training.samples import Corpus, Samples
-from l2p.training.state import Ema, Progress, fingerprint
+from l2p.training.state import Progress, fingerprint
+from l2p.training.validation import Validation
 
 RESULT = "result.json"
 RUN_FILE = "mlflow.json"  # beside the checkpoints, so that the run goes on as long as they do
@@ -43,21 +47,59 @@ class Subject:
     pin: SourcePin
 
 
-def work(params: Params) -> None:
+MakeProbe = Callable[[Params, SourcePin, int], Probe]
+
+
+def work(params: Params, make_probe: MakeProbe | None = None) -> None:
     """Train as this process's share; rank 0 writes `models/pixel` and `reports/training`.
+
+    Args:
+        params: of the project.
+        make_probe: makes what measures the weights now and then, of params, source and rank of the process.
 
     Raises:
         ConfigError, DataError, MissingFileError, ModelError, SourceError, TrainingError: see the message.
     """
     made_for = fingerprint(params)
     subject = load_subject(params)
-    corpus = Corpus(Layout.manifest, Layout.corpus)
-    embeddings = EmbeddingStore(Layout.embeddings)
+    data = open_data(params, subject)
     engine = Engine(subject.model, params.train)
     try:
-        _train(params, subject, engine, corpus=corpus, embeddings=embeddings, made_for=made_for)
+        engine.together(data.corpus.check_files if engine.rank == 0 else None)
+        probe = None
+        if make_probe is not None and (engine.rank == 0 or engine.shards.split_weights):
+            probe = make_probe(params, subject.pin, engine.rank)
+        _train(params, subject, engine, data=data, probe=probe, made_for=made_for)
     finally:
         leave_processes()
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a training reads: images, embeddings, and which rows are trained on and which are held out."""
+
+    corpus: Corpus
+    embeddings: EmbeddingStore
+    rows: list[int]
+    held_out: list[int]
+
+
+def open_data(params: Params, subject: Subject) -> Data:
+    """Open corpus and embeddings.
+
+    Raises:
+        DataError: the model cannot draw a size of the corpus, embeddings are another source's, or nothing is left.
+    """
+    corpus, embeddings = Corpus(Layout.manifest, Layout.corpus), EmbeddingStore(Layout.embeddings)
+    for height, width in sorted(set(corpus.sizes)):
+        try:
+            subject.model.check_size(height, width)
+        except ModelError as error:
+            raise DataError(f"{Layout.manifest}: {error}") from error
+    if embeddings.source_digest != subject.pin.digest:
+        raise DataError(f"{Layout.embeddings}: made by another source than {Layout.source} pins. Run `l2p embed`.")
+    rows, held_out = hold_out(corpus.prompt_ids, params.train.validation_images, seed=params.train.seed)
+    return Data(corpus, embeddings, rows, held_out)
 
 
 def load_subject(params: Params) -> Subject:
@@ -74,47 +116,62 @@ def load_subject(params: Params) -> Subject:
     model.adapter.prepare_training(model.dit)
     if train.dtype == "bfloat16":
         hold_frozen_in_bfloat16(model)
-    if train.gradient_checkpointing:
+    if train.gradient_checkpointing in ("blocks", "all"):
         model.enable_gradient_checkpointing()
+    if train.gradient_checkpointing in ("head", "all"):
+        model.enable_head_checkpointing()
     if train.compile_blocks:
         compile_regions(model)
     return Subject(model, names, pin)
 
 
 def _train(
-    params: Params,
-    subject: Subject,
-    engine: Engine,
-    *,
-    corpus: Corpus,
-    embeddings: EmbeddingStore,
-    made_for: dict[str, Any],
+    params: Params, subject: Subject, engine: Engine, *, data: Data, probe: Probe | None, made_for: dict[str, Any]
 ) -> None:
-    train, model = params.train, subject.model
-    samples = Samples(corpus, embeddings, train, rank=engine.rank, world_size=engine.world_size)
-    ema = (
-        Ema({name: model.get_parameter(name) for name in subject.names}, train.ema_decay) if engine.rank == 0 else None
-    )
+    train, model, corpus, embeddings = params.train, subject.model, data.corpus, data.embeddings
+    samples = Samples(corpus, embeddings, train, rows=data.rows, rank=engine.rank, world_size=engine.world_size)
     checkpoints = Checkpoints(Layout.checkpoints, engine, fingerprint=made_for)
-    progress = checkpoints.resume(ema)
-    if ema is None:
-        Trainer(model, engine, samples, train=train, checkpoints=checkpoints, desk=None).run(progress)
-    else:
-        with _tracker(params) as tracker:
-            preview = Preview(
-                model,
-                corpus,
-                embeddings,
-                pin=subject.pin,
-                sampler=params.sampling.pixel,
-                autocast_dtype=engine.autocast_dtype,
+    progress = checkpoints.resume()
+    preview = Preview(
+        model,
+        corpus,
+        embeddings,
+        rows=data.held_out or data.rows,
+        pin=subject.pin,
+        sampler=params.sampling.pixel,
+        device=engine.device,
+        autocast_dtype=engine.autocast_dtype,
+    )
+    validation = (
+        Validation(model, engine, corpus, embeddings, train=train, rows=data.held_out) if data.held_out else None
+    )
+    with _tracker(params) if engine.rank == 0 else contextlib.nullcontext() as tracker:
+        record = (
+            Record(Layout.training, tracker, num_steps=train.num_steps, batch_size=train.batch_size)
+            if tracker is not None
+            else None
+        )
+        bench = Bench(preview, validation, probe, record)
+        progress = Trainer(model, engine, samples, train=train, checkpoints=checkpoints, bench=bench).run(progress)
+        kept = _choose_weights(train, checkpoints)
+        sampler = params.sampling.pixel.model_dump()
+        export(model, engine, Layout.pixel, names=subject.names, pin=subject.pin, sampler=sampler)
+        if record is not None:
+            result = _result(params, subject, engine, record, progress)
+            write_json(
+                Layout.training / RESULT, result | {"weights": asdict(kept) if kept else {"step": progress.step}}
             )
-            desk = Desk(ema, preview, Record(Layout.training, tracker, num_steps=train.num_steps))
-            progress = Trainer(model, engine, samples, train=train, checkpoints=checkpoints, desk=desk).run(progress)
-            sampler = params.sampling.pixel.model_dump()
-            export(model, ema, Layout.pixel, names=subject.names, pin=subject.pin, sampler=sampler)
-            write_json(Layout.training / RESULT, _result(params, subject, engine, desk.record, progress))
     engine.wait_for_all()
+
+
+def _choose_weights(train: TrainParams, checkpoints: Checkpoints) -> Best | None:
+    """Give the model the best weights, if they are what is kept; says which."""
+    if train.keep == "last":
+        return None
+    best = checkpoints.best(BEST_BY[train.keep][0])
+    if best is not None:
+        checkpoints.load_best()
+    return best
 
 
 def _tracker(params: Params) -> TrainingRun:
@@ -132,21 +189,22 @@ def _tracker(params: Params) -> TrainingRun:
 
 def _result(params: Params, subject: Subject, engine: Engine, record: Record, progress: Progress) -> dict[str, Any]:
     on_gpu = engine.device.type == "cuda"
-    parameters = list(subject.model.parameters())
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in subject.model.parameters()]
     return {
         "steps": progress.step,
         "seconds": round(progress.seconds, 1),
         "images_per_s": round(progress.step * params.train.batch_size / max(progress.seconds, 1e-9), 2),
         "peak_memory_mb": round(memory_mb(engine.device), 1),
-        "final_loss": record.last["loss"],
+        "final_loss": record.final_loss,
         "device": torch.cuda.get_device_name(engine.device) if on_gpu else f"cpu, {torch.get_num_threads()} threads",
         "num_processes": engine.world_size,
-        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-        "total_parameters": sum(p.numel() for p in parameters),
+        "zero_stage": zero_stage(params.train),
+        "trainable_parameters": sum(numel for numel, trained in sizes if trained),
+        "total_parameters": sum(numel for numel, _ in sizes),
     }
 
 
-def main(arguments: list[str]) -> int:
+def serve(arguments: list[str], make_probe: Callable[[Params], MakeProbe | None]) -> int:
     """Run as a launched process; a mistake of the user is handed to the launcher instead of a traceback."""
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
@@ -155,7 +213,8 @@ def main(arguments: list[str]) -> int:
     handler = get_error_handler()
     handler.initialize()
     try:
-        work(Params.model_validate_json(Path(arguments[0]).read_bytes()))
+        params = Params.model_validate_json(Path(arguments[0]).read_bytes())
+        work(params, make_probe(params))
     except L2PError as error:
         handler.record_exception(error)
         return 1
@@ -163,7 +222,3 @@ def main(arguments: list[str]) -> int:
         handler.record_exception(error)
         raise
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
