@@ -14,7 +14,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format source flow clean
+.PHONY: help demo test test-slow check format source flow ablations soak clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -41,6 +41,12 @@ format: $(INSTALLED) ## Format the code and correct what lint can.
 
 source: $(INSTALLED) ## Train the embedded source again (hours on two cores; resumable).
 	$(BIN)/python -m l2p.shapes.recipe
+
+ablations: $(INSTALLED) ## The paper's questions on the embedded source: a table with intervals (an hour; resumable).
+	$(BIN)/python -m bench.ablations --out ablations
+
+soak: $(INSTALLED) ## Kill a training twenty times and compare its weights bit for bit.
+	$(BIN)/python -m bench.soak
 
 flow: $(INSTALLED) ## The pipeline as a Prefect flow.
 	$(BIN)/python -m flows.conversion

@@ -32,7 +32,7 @@ from l2p.models.pixel_transformer import PixelTransformer
 from l2p.models.source import SourcePin, load_text_pipeline, pin_source
 from l2p.training.compilation import compile_regions
 from l2p.training.engine import Engine, leave_processes
-from l2p.training.loop import Bench, Trainer
+from l2p.training.loop import Gauges, Trainer
 from l2p.training.samples import Corpus, Samples
 from l2p.training.worker import load_subject
 
@@ -91,7 +91,7 @@ def prepare_source(source: Path, params: Params) -> None:
     widths, patch = params.convert.head.widths, params.convert.patch_size_px
     model = graft(pin, seed=0, patch_size=patch, head_widths=widths, prediction=params.convert.prediction)
     save_delta(model, Layout.init, pin=pin, names=model.new_tensors(), sampler=SAMPLER)
-    _write_data(model.adapter.encode(load_text_pipeline(pin), [*PROMPTS, ""]), params)
+    _write_data(model.adapter.encode(load_text_pipeline(pin), [*PROMPTS, ""]), params, pin.digest)
 
 
 def prepare_family(family: str, params: Params) -> None:
@@ -101,7 +101,7 @@ def prepare_family(family: str, params: Params) -> None:
     embeddings = [
         {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()} for _ in (*PROMPTS, "")
     ]
-    _write_data(embeddings, params)
+    _write_data(embeddings, params, None)
 
 
 def random_model(task: Task) -> PixelTransformer:
@@ -129,7 +129,9 @@ def our_loop(loop: Loop, task: Task) -> Iterator[Step]:
     samples = _samples(train)
     batches = samples.batches(0, 10**9)
     nothing: Any = None
-    trainer = Trainer(model, engine, samples, train=train, checkpoints=nothing, bench=Bench(nothing, None, None, None))
+    trainer = Trainer(
+        model, engine, samples, train=train, checkpoints=nothing, gauges=Gauges(nothing, None, None, None)
+    )
     try:
         yield lambda index: trainer._step(index, next(batches), train.learning_rate)
     finally:
@@ -233,10 +235,10 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _write_data(embeddings: list[PromptEmbedding], params: Params) -> None:
+def _write_data(embeddings: list[PromptEmbedding], params: Params, source_digest: str | None) -> None:
     """Embeddings of `PROMPTS` and the empty prompt, and random images."""
     ids = [str(index) for index in range(len(PROMPTS))]
-    write_embeddings(Layout.embeddings, [*ids, EMPTY_PROMPT_ID], embeddings, {})
+    write_embeddings(Layout.embeddings, [*ids, EMPTY_PROMPT_ID], embeddings, {"source_digest": source_digest})
     random, rows = np.random.default_rng(0), []
     size = (params.synthesize.height_px, params.synthesize.width_px)
     for index in range(max(NUM_IMAGES, params.train.batch_size)):

@@ -34,8 +34,8 @@ def take_steps(count: int) -> tuple[Subject, Engine]:
     engine = Engine(subject.model, params.train)
     samples = Samples(Corpus(Layout.manifest, Layout.corpus), EmbeddingStore(Layout.embeddings), params.train)
     checkpoints: Any = None  # not reached by single steps
-    bench: Any = None
-    trainer = Trainer(subject.model, engine, samples, train=params.train, checkpoints=checkpoints, bench=bench)
+    gauges: Any = None
+    trainer = Trainer(subject.model, engine, samples, train=params.train, checkpoints=checkpoints, gauges=gauges)
     for step in range(count):
         trainer._step(step, samples.batch(step), params.train.learning_rate)
     return subject, engine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,13 +118,20 @@ def read_curves(path: Path = Layout.training / "curves.csv") -> dict[str, list[f
 
 
 def training_charts(curves: Mapping[str, list[float]]) -> list[Chart]:
-    """Loss, loss by noise level, gradient norm and learning rate: those that were recorded."""
-    steps, parts = curves["step"], {name: values for name, values in curves.items() if name.startswith("loss_")}
+    """Loss, held-out loss, both by noise level, gradient norm, learning rate, GenEval: those that were recorded."""
+    curves = {name: values for name, values in curves.items() if any(map(math.isfinite, values))}
+    steps = curves["step"]
     logarithmic = Axes(note="logarithmic", log=True)
     charts = [line_chart("Loss", steps, {"loss": curves["loss"]}, logarithmic)]
-    if parts:
-        named = {name.removeprefix("loss_").replace("_", " "): values for name, values in parts.items()}
-        charts.append(line_chart("Loss by noise level", steps, named, logarithmic))
+    for prefix, title in (("loss_", "Loss by noise level"), ("val_loss_", "Held-out loss by noise level")):
+        parts = {name: values for name, values in curves.items() if name.startswith(prefix)}
+        if parts:
+            named = {name.removeprefix(prefix).replace("_", " "): values for name, values in parts.items()}
+            charts.append(line_chart(title, steps, named, logarithmic))
+    if "geneval" in curves:
+        charts.append(
+            line_chart("Small GenEval", steps, {"GenEval": curves["geneval"]}, Axes(smooth=False, whole=True))
+        )
     for column, title in (("grad_norm", "Gradient norm"), ("learning_rate", "Learning rate")):
         if column in curves:
             axes = Axes(smooth=column != "learning_rate")

@@ -170,6 +170,8 @@ class Checkpoints:
         for leftover in self._folder.glob(f"*{_PARTIAL}"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         tags = self._tags()
+        if not tags:  # the best of a training that is not here any more
+            shutil.rmtree(self._folder / BEST, ignore_errors=True)
         damages = []
         for tag in tags:
             damage = _damage(self._folder / tag)

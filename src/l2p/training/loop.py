@@ -41,7 +41,7 @@ class Probe(Protocol):
 
 
 @dataclass(frozen=True)
-class Bench:
+class Gauges:
     """What measures and shows the weights now and then; `record` is where rank 0 tells it, None elsewhere."""
 
     preview: Preview
@@ -61,11 +61,11 @@ class Trainer:
         *,
         train: TrainParams,
         checkpoints: Checkpoints,
-        bench: Bench,
+        gauges: Gauges,
     ) -> None:
         """`model` is the one that `engine` trains."""
         self._model, self._engine, self._samples, self._train = model, engine, samples, train
-        self._checkpoints, self._bench = checkpoints, bench
+        self._checkpoints, self._gauges = checkpoints, gauges
         self._losses = LossSums(engine.device)
 
     def run(self, progress: Progress) -> Progress:
@@ -86,8 +86,8 @@ class Trainer:
             with clock.paused():
                 # A checkpoint comes last: a run that is killed before it measures and draws again.
                 figures |= self._measure(done)
-                if figures and self._bench.record:
-                    self._bench.record.log(done, figures)
+                if figures and self._gauges.record:
+                    self._gauges.record.log(done, figures)
                 if self._due(done, train.checkpoint_every):
                     self._checkpoints.save(Progress(done, clock.seconds))
         return Progress(train.num_steps, clock.seconds)
@@ -123,7 +123,7 @@ class Trainer:
         return loss
 
     def _steps(self, start: int) -> Iterator[int]:
-        record = self._bench.record
+        record = self._gauges.record
         return record.steps(start) if record else iter(range(start, self._train.num_steps))
 
     def _due(self, done: int, every: int) -> bool:
@@ -140,10 +140,10 @@ class Trainer:
 
     def _measure(self, done: int) -> dict[str, float]:
         """Whatever is due of held-out loss, GenEval and sample grid, by the averaged weights."""
-        bench, train = self._bench, self._train
-        validation = bench.validation if self._due(done, train.validate_every) else None
-        probe = bench.probe if self._due(done, train.geneval_every) else None
-        preview = bench.preview if self._due(done, train.sample_every) else None
+        gauges, train = self._gauges, self._train
+        validation = gauges.validation if self._due(done, train.validate_every) else None
+        probe = gauges.probe if self._due(done, train.geneval_every) else None
+        preview = gauges.preview if self._due(done, train.sample_every) else None
         if not (validation or probe or preview):
             return {}
         figures: dict[str, float] = {}
@@ -152,11 +152,11 @@ class Trainer:
             if validation:
                 figures |= validation.measure()
             if probe:
-                figures |= self._engine.agree(probe(bench.preview.draw_prompts) if draws else None)
+                figures |= self._engine.agree(probe(gauges.preview.draw_prompts) if draws else None)
             if preview and draws:
                 grid = preview.draw()
-                if bench.record:
-                    bench.record.image(preview.save(grid, done), done)
+                if gauges.record:
+                    gauges.record.image(preview.save(grid, done), done)
         self._keep_best(figures, done)
         return figures
 

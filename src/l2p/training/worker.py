@@ -25,7 +25,7 @@ from l2p.training.deepspeed_config import zero_stage
 from l2p.training.engine import Engine, leave_processes
 from l2p.training.export import export
 from l2p.training.lifeline import die_with_parent
-from l2p.training.loop import BEST_BY, Bench, Probe, Trainer
+from l2p.training.loop import BEST_BY, Gauges, Probe, Trainer
 from l2p.training.order import hold_out
 from l2p.training.precision import hold_frozen_in_bfloat16
 from l2p.training.preview import Preview
@@ -151,8 +151,8 @@ def _train(
             if tracker is not None
             else None
         )
-        bench = Bench(preview, validation, probe, record)
-        progress = Trainer(model, engine, samples, train=train, checkpoints=checkpoints, bench=bench).run(progress)
+        gauges = Gauges(preview, validation, probe, record)
+        progress = Trainer(model, engine, samples, train=train, checkpoints=checkpoints, gauges=gauges).run(progress)
         kept = _choose_weights(train, checkpoints)
         sampler = params.sampling.pixel.model_dump()
         export(model, engine, Layout.pixel, names=subject.names, pin=subject.pin, sampler=sampler)
