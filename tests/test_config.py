@@ -48,7 +48,7 @@ def test_the_params_of_the_repository_are_valid() -> None:
         ({"train__dtype": "float16"}, r"`train\.dtype` = 'float16'"),
         ({"geneval": None}, r"`geneval` is missing"),
         ({"sampling__pixel__num_steps": None}, r"`sampling\.pixel\.num_steps` is missing"),
-        ({"prompts__provider": "file"}, r"`prompts` = .*provider `file` needs `path`"),
+        ({"prompts__provider": "file"}, r"`prompts`: provider `file` needs `path`"),
     ],
 )
 def test_a_mistake_is_refused_and_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -90,3 +90,12 @@ def test_every_field_says_what_it_means() -> None:
         return missing
 
     assert undescribed(Params) == []
+
+
+def test_what_contradicts_within_a_section_is_told_without_the_whole_section(tmp_path: Path) -> None:
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    raw["train"]["num_machines"] = 2
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"`train`: `num_machines` above 1 needs `rendezvous` or `hostfile`\.$"):
+        load_params(path)

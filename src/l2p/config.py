@@ -334,6 +334,8 @@ def _first_problem(error: ValidationError) -> str:
         problem = f"unknown key `{field}`; check its spelling (`l2p explain` lists those there are)."
     elif first["type"] == "missing":
         problem = f"`{field}` is missing."
+    elif isinstance(first["input"], Mapping):  # of a whole section
+        problem = f"`{field}`: {first['msg'].removeprefix('Value error, ')}."
     else:
         problem = f"`{field}` = {first['input']!r}: {first['msg']}."
     return problem + (f" ({more} more problem{'s' if more > 1 else ''})" if more else "")

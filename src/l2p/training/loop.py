@@ -83,13 +83,14 @@ class Trainer:
             figures: dict[str, float] = {}
             if self._due(done, train.log_every):
                 figures |= self._progress(rate, clock.images_per_s(done * train.batch_size))
+            seconds = clock.seconds
             with clock.paused():
                 # A checkpoint comes last: a run that is killed before it measures and draws again.
                 figures |= self._measure(done)
                 if figures and self._gauges.record:
                     self._gauges.record.log(done, figures)
                 if self._due(done, train.checkpoint_every):
-                    self._checkpoints.save(Progress(done, clock.seconds))
+                    self._checkpoints.save(Progress(done, seconds))
         return Progress(train.num_steps, clock.seconds)
 
     def _step(self, step: int, batch: Batch, rate: float) -> None:
