@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from l2p.cli import app
 from l2p.config import Layout, Params, load_params
 from l2p.errors import LineageError, MissingFileError, RegistryError
 from l2p.files import read_json, sha256_file, write_json
@@ -223,21 +226,52 @@ def test_without_a_report_the_stage_to_run_is_named(params: Params) -> None:
         register.run(params)
 
 
+def states(params: Params, reference: str = f"{NAME}@champion") -> dict[str, tuple[str, str]]:
+    """State and text of every link."""
+    return {link.name: (link.state, link.told) for link in register.verify(params, reference)}
+
+
+def only_broken(found: dict[str, tuple[str, str]], name: str) -> str:
+    """What is told of the one broken link."""
+    assert [link for link, (state, _) in found.items() if state != "holds"] == [name]
+    assert found[name][0] == "broken"
+    return found[name][1]
+
+
 def test_verification_passes_for_what_was_registered(registered: ModelVersion, params: Params) -> None:
-    assert register.verify(params, f"{NAME}@candidate").version == 1
-    assert register.verify(params, f"{NAME}/1").version == 1
+    for reference in (f"{NAME}@candidate", f"{NAME}/1"):
+        assert {state for state, _ in states(params, reference).values()} == {"holds"}
 
 
-def test_verification_names_an_input_that_changed(registered: ModelVersion, params: Params) -> None:
+def test_verification_names_an_input_that_changed_and_goes_on(registered: ModelVersion, params: Params) -> None:
     flip_byte(Layout.manifest)
-    with pytest.raises(LineageError, match="lineage: manifest is"):
-        register.verify(params, f"{NAME}@champion")
+    assert "manifest is" in only_broken(states(params), "manifest")
+
+
+def test_verification_notices_an_image_that_was_tampered_with(registered: ModelVersion, params: Params) -> None:
+    flip_byte(Layout.corpus / "00000" / "000001.png")
+    assert "000001.png: has sha256" in only_broken(states(params), "corpus")
+
+
+def test_verification_notices_a_changed_parameter(
+    registered: ModelVersion, change_params: Callable[..., Params]
+) -> None:
+    assert "params > train is" in only_broken(states(change_params("train", seed=99)), "params")
+
+
+def test_verification_tells_what_cannot_be_reached_from_here(registered: ModelVersion, params: Params) -> None:
+    Layout.prompts_table.unlink()
+    found = states(params)
+    assert found["prompts"][0] == "unreachable"
+    assert "data/prompts/prompts.parquet is not here" in found["prompts"][1]
+    assert {state for name, (state, _) in found.items() if name != "prompts"} == {"holds"}
 
 
 def test_verification_notices_weights_changed_in_the_store(registered_alone: ModelVersion, params: Params) -> None:
     flip_byte(fetch_model(f"{NAME}@champion", tracking_uri="sqlite:///mlflow.db") / "delta.safetensors")
-    with pytest.raises(LineageError, match=r"mlruns.*delta\.safetensors: found .*, registered was"):
-        register.verify(params, f"{NAME}@champion")
+    state, told = states(params)["registered weights"]
+    assert state == "broken"
+    assert re.search(r"mlruns.*delta\.safetensors: found .*, registered was", told)
 
 
 def test_verification_notices_a_record_changed_in_the_store(registered_alone: ModelVersion, params: Params) -> None:
@@ -245,15 +279,42 @@ def test_verification_notices_a_record_changed_in_the_store(registered_alone: Mo
     record = json.loads(path.read_text())
     record["inputs"]["manifest"] = "0" * 64
     path.write_text(json.dumps(record))
-    with pytest.raises(LineageError, match="The record in the registry was changed"):
-        register.verify(params, f"{NAME}@champion")
+    assert "The record in the registry was changed" in only_broken(states(params), "record")
+
+
+def test_verification_notices_a_tag_changed_in_the_registry(
+    registered_alone: ModelVersion, registry: ModelRegistry, params: Params
+) -> None:
+    registry.set_tag(registered_alone, "l2p.lineage_root", "0" * 64)
+    assert "its tag l2p.lineage_root" in only_broken(states(params), "record")
 
 
 def test_verification_notices_a_model_that_draws_something_else(registered_alone: ModelVersion, params: Params) -> None:
     path = Store("sqlite:///mlflow.db", "l2p").fetch(registered_alone.run_id, "sample.png")
     Image.new("RGB", Image.open(path).size, "white").save(path)
-    with pytest.raises(LineageError, match="its drawing differs from the one made when it was registered"):
-        register.verify(params, f"{NAME}@champion")
+    assert "its drawing differs from the one made when it was registered" in only_broken(states(params), "drawing")
+
+
+def test_the_tree_of_a_version_goes_back_to_its_source(registered: ModelVersion, project: Path) -> None:
+    shown = CliRunner().invoke(app, ["lineage", f"{NAME}@champion"])
+    assert shown.exit_code == 0, shown.output
+    titles = [
+        line.strip("└─ ").split()[0] for line in shown.output.splitlines() if "─" in line or not line[0].isspace()
+    ]
+    assert titles == ["version", "run", "weights", "corpus", "prompts", "source"]
+    assert "GenEval: source 0.900, pixel 0.880, retention 0.978 (0.940 to 1.010)" in shown.output
+    assert read_json(Layout.source, written_by="")["digest"][:12] in shown.output
+
+
+def test_the_command_verify_says_in_its_exit_code_what_it_found(registered: ModelVersion, project: Path) -> None:
+    run = CliRunner().invoke
+    assert run(app, ["verify", f"{NAME}@champion"]).exit_code == 0
+    Layout.prompts_table.unlink()
+    assert run(app, ["verify", f"{NAME}@champion"]).exit_code == 1
+    flip_byte(Layout.manifest)
+    done = run(app, ["verify", f"{NAME}@champion"])
+    assert isinstance(done.exception, LineageError)
+    assert "1 of " in str(done.exception)
 
 
 def test_an_application_loads_the_champion_from_anywhere_and_draws(

@@ -1,4 +1,4 @@
-"""Owns the commands on registered models: verify one, promote it to champion, go back to the champion before."""
+"""Owns the commands on registered models: where one came from, is it so, promote it, go back to the champion before."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from l2p.config import load_params
+from l2p.errors import LineageError
 
 if TYPE_CHECKING:
     from l2p.registry.promotion import Promotion
@@ -18,17 +19,45 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a registered 
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add `verify`, `promote` and `rollback` to `app`."""
-    for command in (verify, promote, rollback):
+    """Add `lineage`, `verify`, `promote` and `rollback` to `app`."""
+    for command in (lineage, verify, promote, rollback):
         app.command(command.__name__, rich_help_panel=PANEL)(command)
 
 
+def lineage(context: typer.Context, reference: Reference) -> None:
+    """Show where a registered model came from: run, weights, training, corpus, prompts, source."""
+    from l2p.registry.store import Store
+    from l2p.registry.tree import describe
+    from l2p.registry.versions import ModelRegistry
+
+    settings = load_params(context.obj).register_
+    version = ModelRegistry(settings.tracking_uri).resolve(reference)
+    for depth, node in enumerate(describe(Store(settings.tracking_uri, settings.experiment), version)):
+        indent = "   " * depth
+        typer.echo(f"{indent[:-3]}{'└─ ' if depth else ''}{node.title}")
+        for line in node.lines:
+            typer.echo(f"{indent}   {line}")
+
+
 def verify(context: typer.Context, reference: Reference) -> None:
-    """Prove that a registered model is what these files made."""
+    """Check a registered model link by link against the bytes that are here.
+
+    Exit code 0: every link holds; 1: some cannot be reached from here, the others hold; 2: one is broken.
+    """
+    from l2p.registry.links import State
     from l2p.stages import register
 
-    version = register.verify(load_params(context.obj), reference)
-    typer.echo(f"{version}: lineage, weights and a drawing from the registry verified")
+    found = []
+    for link in register.verify(load_params(context.obj), reference):
+        found.append(link.state)
+        typer.echo(f"{link.state:<12} {link.name:<19} {link.told}")
+    broken, away = found.count(State.BROKEN), found.count(State.UNREACHABLE)
+    if broken:
+        raise LineageError(f"{reference}: {broken} of {len(found)} links are broken; see the lines above.")
+    if away:
+        typer.echo(f"{reference}: {len(found) - away} links hold, {away} cannot be reached from here")
+        raise typer.Exit(1)
+    typer.echo(f"{reference}: all {len(found)} links hold")
 
 
 def promote(context: typer.Context, reference: Reference) -> None:

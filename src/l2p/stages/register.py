@@ -5,6 +5,7 @@ It runs with every `dvc repro`, so it must be quick; it also completes reports/s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from l2p.config import Layout, Params
@@ -15,11 +16,11 @@ from l2p.models.delta import read_delta_card
 from l2p.models.source import SourcePin
 from l2p.registry.context import describe_context
 from l2p.registry.lineage import MODELS, SCORES, Lineage, compute_lineage
+from l2p.registry.links import Link, attempt, check_links
 from l2p.registry.registration import Registration, register
 from l2p.registry.served import Drawing
 from l2p.registry.store import Store
-from l2p.registry.verify import check_version
-from l2p.registry.versions import ModelRegistry, ModelVersion
+from l2p.registry.versions import ModelRegistry
 
 SAMPLE_SEED = 0
 
@@ -36,18 +37,29 @@ def run(params: Params) -> None:
     print(_told(done))
 
 
-def verify(params: Params, reference: str) -> ModelVersion:
-    """Prove that a registered version, `NAME@ALIAS` or `NAME/VERSION`, is what the project's files made.
+def verify(params: Params, reference: str) -> Iterator[Link]:
+    """Check a registered version, `NAME@ALIAS` or `NAME/VERSION`, link by link against the project's files.
 
     Raises:
-        LineageError: names the first thing that differs.
-        RegistryError: no such version, or it does not load and draw.
+        RegistryError: no such version.
     """
     settings = params.register_
     registry = ModelRegistry(settings.tracking_uri)
     version = registry.resolve(reference)
-    check_version(Store(settings.tracking_uri, settings.experiment), registry, version, current_lineage(params))
-    return version
+    yield from check_links(
+        Store(settings.tracking_uri, settings.experiment),
+        registry,
+        version,
+        params,
+        lambda: SourcePin.load(Layout.source).folder,
+    )
+    if Layout.source.is_file() and Layout.geneval.is_dir():
+        yield attempt("scored models", lambda: _scored(params))
+
+
+def _scored(params: Params) -> str:
+    check_scores(params)
+    return "scores were measured on the models that are here"
 
 
 def current_lineage(params: Params) -> Lineage:
