@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -337,3 +338,25 @@ def test_an_application_loads_the_champion_from_anywhere_and_draws(
     assert np.abs(pixels[0] / 255 - expected).max() < 0.01
     (small,) = model.predict([{"prompt": "a red circle"}], params={"height_px": 32, "width_px": 32})
     assert Image.open(io.BytesIO(base64.b64decode(small))).size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "told"),
+    [
+        (65, {}, "65 rows: expected 1 to 64"),
+        (1, {"height_px": 4096, "width_px": 4096}, "4096x4096 pixels: at most 65,536"),
+        (1, {"num_steps": 1000}, "num_steps = 1000: expected 1 to 200"),
+        (1, {"prompt": "long " * 500}, "a prompt of 2500 characters: at most 2000"),
+        (1, {"prompt": " "}, "an empty prompt"),
+    ],
+)
+def test_a_request_that_is_too_large_is_refused_before_anything_is_drawn(
+    registered: ModelVersion, params: Params, rows: int, changes: dict[str, Any], told: str
+) -> None:
+    mlflow.set_tracking_uri(Store("sqlite:///mlflow.db", "l2p").tracking_uri)
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
+    settings = {"height_px": 64, "width_px": 64, "num_steps": 2, "guidance_scale": 0.0} | changes
+    prompt = settings.pop("prompt", "a red circle")
+    with pytest.raises(mlflow.exceptions.MlflowException, match=told) as caught:
+        model.predict([{"prompt": prompt, "seed": 0}] * rows, params=settings)
+    assert caught.value.get_http_status_code() == 400

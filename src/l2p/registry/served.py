@@ -25,6 +25,7 @@ from l2p.registry.store import Store, load_mlflow, registry_errors
 
 LOGGED_NAME = "pixel"
 LOADER = "l2p.models.pipeline:load_pixel_pipeline"
+MAX_ENLARGEMENT = 16  # a request may ask for so many times the pixels of the images that the model was made for
 MIN_CONTRAST = 1.0  # standard deviation in 0..255; a model that draws one flat colour is broken
 
 _CODE = Path(__file__).with_name("served_model.py")
@@ -87,7 +88,12 @@ def log_model(store: Store, run_id: str, delta: Path, drawing: Drawing) -> str:
             python_model=str(_CODE),
             artifacts={"delta": str(folder)},
             code_paths=[str(Path(l2p.__file__).parent)],
-            model_config={"loader": LOADER, "device": "auto", "dtype": "float32"},
+            model_config={
+                "loader": LOADER,
+                "device": "auto",
+                "dtype": "float32",
+                "max_pixels": MAX_ENLARGEMENT * drawing.height_px * drawing.width_px,
+            },
             signature=_signature(drawing),
             input_example=([drawing.row], drawing.params),
             pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS],

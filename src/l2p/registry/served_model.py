@@ -17,6 +17,8 @@ import pandas as pd
 from l2p.registry.store import load_mlflow
 
 BATCH_SIZE = 16
+# What one request may ask for, so that it cannot take a server down; the model's configuration has its own.
+LIMITS = {"max_rows": 64, "max_pixels": 4096 * 4096, "max_steps": 200, "max_prompt_chars": 2000}
 
 _mlflow = load_mlflow()
 _PythonModel: Any = _mlflow.pyfunc.PythonModel
@@ -28,6 +30,7 @@ class ServedModel(_PythonModel):
     def load_context(self, context: Any) -> None:  # MLflow looks for an argument of exactly this name
         """Load the pipeline with the loader named in the model's configuration ("module:function")."""
         settings = context.model_config
+        self.limits = {name: int(settings.get(name, largest)) for name, largest in LIMITS.items()}
         module, function = settings["loader"].split(":")
         load = getattr(importlib.import_module(module), function)
         self.pipeline = load(context.artifacts["delta"], device=_device(settings["device"]), dtype=settings["dtype"])
@@ -42,10 +45,14 @@ class ServedModel(_PythonModel):
 
         Raises:
             ValueError: parameters are missing, or the model puts out numbers that are not finite.
+            MlflowException: the request is larger than the limits; a server answers it with status 400.
         """
         if params is None:
             raise ValueError("params is None: expected height_px, width_px, num_steps and guidance_scale.")
         rows = as_rows(model_input)
+        problem = oversize(rows, params, self.limits)
+        if problem is not None:
+            raise _mlflow.exceptions.MlflowException.invalid_parameter_value(problem)
         images: list[str] = []
         for start in range(0, len(rows), BATCH_SIZE):
             images += self._draw(rows[start : start + BATCH_SIZE], params)
@@ -75,6 +82,23 @@ def as_rows(model_input: pd.DataFrame) -> list[tuple[str, int]]:
     if "seed" in model_input:
         seeds = model_input["seed"].reset_index(drop=True).fillna(seeds)
     return [(str(prompt), int(seed)) for prompt, seed in zip(model_input["prompt"], seeds, strict=True)]
+
+
+def oversize(rows: list[tuple[str, int]], params: Mapping[str, Any], limits: Mapping[str, int]) -> str | None:
+    """What of a request is beyond the limits or makes no sense, in words, or None."""
+    height, width, steps = int(params["height_px"]), int(params["width_px"]), int(params["num_steps"])
+    longest = max((len(prompt) for prompt, _ in rows), default=0)
+    if not 1 <= len(rows) <= limits["max_rows"]:
+        return f"{len(rows)} rows: expected 1 to {limits['max_rows']}. Send several requests."
+    if height < 1 or width < 1 or height * width > limits["max_pixels"]:
+        return f"{width}x{height} pixels: at most {limits['max_pixels']:,} in all. Lower height_px or width_px."
+    if not 1 <= steps <= limits["max_steps"]:
+        return f"num_steps = {steps}: expected 1 to {limits['max_steps']}."
+    if longest > limits["max_prompt_chars"]:
+        return f"a prompt of {longest} characters: at most {limits['max_prompt_chars']}. Shorten it."
+    if any(not prompt.strip() for prompt, _ in rows):
+        return "an empty prompt. Say what to draw."
+    return None
 
 
 def _png_base64(pixels_HWC: Any) -> str:
