@@ -106,6 +106,10 @@ def test_the_version_carries_a_model_card(registered: ModelVersion) -> None:
     client = Store("sqlite:///mlflow.db", "l2p").client
     description = client.get_model_version(NAME, "1").description
     assert "| GenEval | 0.900 | 0.880 | 0.978 | 0.940 to 1.010 |" in description
+    digest = read_json(Layout.source, written_by="")["digest"]
+    assert f"(digest `{digest[:12]}`), whose licence holds" in description
+    assert "on a corpus of 3 images" in description
+    assert f"models:/{NAME}@champion" in description
 
 
 def test_the_same_model_is_never_registered_twice(

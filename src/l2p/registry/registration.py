@@ -26,6 +26,7 @@ from l2p.registry.versions import (
     COMMIT_TAG,
     DRAWING_TAG,
     GATE_TAG,
+    ORIGIN_TAG,
     ROOT_TAG,
     SCORES_TAG,
     WEIGHTS_TAG,
@@ -68,7 +69,7 @@ def register(params: Params, *, summary: Mapping[str, Any], lineage: Lineage, dr
     if known is None:
         with store.run(f"register {settings.name}", {"l2p.kind": "registration"}) as run_id:
             log_evidence(store, run_id, params=params, summary=summary, lineage=lineage)
-            tags = identity | _describing_tags(summary, lineage, drawing)
+            tags = identity | _describing_tags(params, summary, lineage, drawing)
             version = _log_and_create(store, registry, run_id, name=settings.name, tags=tags, drawing=drawing)
     else:
         version = known
@@ -86,12 +87,25 @@ def _log_and_create(
     pixels: np.ndarray = served.load_and_draw(source, drawing, tracking_uri=store.tracking_uri)
     check_weights(registry.download_delta_of(source), tags[WEIGHTS_TAG])
     store.log_picture(run_id, pixels, SAMPLE_FILE)
-    return registry.create(name, source=source, run_id=run_id, tags=tags, description=card.model_card(tags))
+    return registry.create(name, source=source, run_id=run_id, tags=tags, description=card.model_card(tags, name=name))
 
 
-def _describing_tags(summary: Mapping[str, Any], lineage: Lineage, drawing: served.Drawing) -> dict[str, str]:
+def _describing_tags(
+    params: Params, summary: Mapping[str, Any], lineage: Lineage, drawing: served.Drawing
+) -> dict[str, str]:
     git = lineage.context["git"]
-    tags = {SCORES_TAG: json.dumps(scores_of(summary)), DRAWING_TAG: json.dumps(asdict(drawing))}
+    origin = {
+        "source": params.source.path,
+        "revision": params.source.revision,
+        "source_digest": lineage.inputs["source"]["digest"],
+        "images": lineage.inputs["corpus"]["images"],
+        "steps": params.train.num_steps,
+    }
+    tags = {
+        SCORES_TAG: json.dumps(scores_of(summary)),
+        DRAWING_TAG: json.dumps(asdict(drawing)),
+        ORIGIN_TAG: json.dumps(origin),
+    }
     return tags | ({COMMIT_TAG: git["commit"] + (" (dirty)" if git["dirty"] else "")} if git else {})
 
 

@@ -23,6 +23,7 @@ SCORES_TAG = "l2p.scores"
 DRAWING_TAG = "l2p.drawing"
 GATE_TAG = "l2p.gate"
 COMMIT_TAG = "l2p.git_commit"
+ORIGIN_TAG = "l2p.origin"  # source and corpus, for the model card
 
 # Folder of the delta inside a logged model.
 DELTA_ARTIFACT = "artifacts/delta"
