@@ -22,8 +22,9 @@ def model_card(tags: Mapping[str, str], *, name: str) -> str:
         [
             "A pixel model: a latent diffusion transformer converted to draw pixels without a VAE.",
             "",
-            f"Source: `{origin['source']}`{revision} (digest `{origin['source_digest'][:_SHORT]}`), whose licence "
-            f"holds for this model too. Trained for {origin['steps']:,} steps on a corpus of {origin['images']:,} images.",
+            f"Source: `{origin['source']}`{revision} (digest `{origin['source_digest'][:_SHORT]}`), whose "
+            f"licence holds for this model too. Trained for {origin['steps']:,} steps on a corpus of {origin['images']:,} "
+            "images.",
             "",
             "| benchmark | source | pixel | retention | 95 % interval |",
             "|---|---|---|---|---|",
@@ -33,8 +34,8 @@ def model_card(tags: Mapping[str, str], *, name: str) -> str:
             f"code `{tags.get(COMMIT_TAG, 'not in git')}`. The weights are a delta on a pinned source, "
             "which must be reachable where the model is loaded.",
             "",
-            "It knows what its source knows, with its faults and biases; the intervals say how sure the scores are. Sizes "
-            "far from those it was trained at are not measured.",
+            "It knows what its source knows, with its faults and biases; the intervals say how sure the scores are. "
+            "Sizes far from those it was trained at are not measured.",
             "",
             f'Load: `mlflow.pyfunc.load_model("models:/{name}@champion")`, or '
             f"`l2p generate PROMPT --model {name}@champion`.",
