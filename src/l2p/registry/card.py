@@ -23,7 +23,7 @@ def model_card(tags: Mapping[str, str], *, name: str) -> str:
             "A pixel model: a latent diffusion transformer converted to draw pixels without a VAE.",
             "",
             f"Source: `{origin['source']}`{revision} (digest `{origin['source_digest'][:_SHORT]}`), whose "
-            f"licence holds for this model too. Trained for {origin['steps']:,} steps on a corpus of {origin['images']:,} "
+            f"licence holds for this model too. Trained {origin['steps']:,} steps on a corpus of {origin['images']:,} "
             "images.",
             "",
             "| benchmark | source | pixel | retention | 95 % interval |",
