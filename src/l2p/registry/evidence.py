@@ -16,8 +16,9 @@ from l2p.registry.store import Dataset, MetricPoint, Store
 
 LINEAGE_FILE = "lineage.json"
 PIPELINE_COPY = "pipeline.yaml"  # a dvc.yaml under mlruns would be a pipeline of its own to DVC
+LOCK_COPY = "pipeline.lock"
 
-_PIPELINE = Path("dvc.yaml")
+_PIPELINE, _LOCK = Path("dvc.yaml"), Path("dvc.lock")
 _STEP = "step"
 
 
@@ -37,6 +38,8 @@ def log_evidence(store: Store, run_id: str, *, params: Params, summary: Mapping[
     store.log_json(run_id, lineage.to_json(), LINEAGE_FILE)
     if _PIPELINE.is_file():
         store.log_text(run_id, _PIPELINE.read_text(encoding="utf-8"), f"project/{PIPELINE_COPY}")
+    if _LOCK.is_file():  # what DVC made before `register`, for `l2p reproduce`; lineage never reads it
+        store.log_text(run_id, _LOCK.read_text(encoding="utf-8"), f"project/{LOCK_COPY}")
     for path, folder in _files():
         store.log_file(run_id, path, folder)
 
