@@ -18,8 +18,8 @@ from l2p.config import load_params
 from l2p.files import write_json
 
 ROOT = Path(__file__).parents[1]
-MODELS = ["generate", "export", "import", "lineage", "verify", "promote", "rollback"]
-COMMANDS = [*STAGES, *MODELS, "sources", "preset", "summary", "explain", "doctor"]
+MODELS = ["generate", "export", "import", "lineage", "verify", "reproduce", "promote", "rollback"]
+COMMANDS = [*STAGES, *MODELS, "corpus", "sources", "preset", "summary", "explain", "doctor"]
 HEAVY = {"torch", "mlflow", "prefect", "great_expectations", "deepspeed", "diffusers", "transformers", "pandas", "dvc"}
 
 

@@ -16,6 +16,7 @@ from l2p import __version__
 from l2p.commands import (
     benchmarks,
     compare,
+    corpus,
     distance,
     doctor,
     evaluate,
@@ -84,6 +85,7 @@ for module in (
     compare,
     distance,
     benchmarks,
+    corpus,
     formats,
     models,
     reproduce,

@@ -37,11 +37,11 @@ Model = Annotated[Literal["source", "pixel"], typer.Option(help="The latent sour
 def add_to(app: typer.Typer) -> None:
     """Add the commands of all stages to `app`."""
     for name, summary in STAGES.items():
-        command = _per_model_command(name) if name in PER_MODEL else _command(name)
+        command = _prompts if name == "prompts" else _per_model_command(name) if name in PER_MODEL else _command(name)
         app.command(name, help=summary, rich_help_panel=PANEL)(command)
 
 
-def run_stage(name: str, params_file: Path, **options: str) -> None:
+def run_stage(name: str, params_file: Path, **options: str | bool) -> None:
     """Run one stage with the parameters in `params_file`."""
     params = load_params(params_file)
     _stay_offline_if_local(params)
@@ -53,6 +53,15 @@ def _command(name: str) -> Callable[[typer.Context], None]:
         run_stage(name, context.obj)
 
     return command
+
+
+def _prompts(
+    context: typer.Context,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what a language model would be asked, and its tokens.")
+    ] = False,
+) -> None:
+    run_stage("prompts", context.obj, dry_run=dry_run)
 
 
 def _per_model_command(name: str) -> Callable[[typer.Context, Literal["source", "pixel"]], None]:

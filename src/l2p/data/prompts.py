@@ -1,78 +1,93 @@
-"""Owns the prompt set: where prompts come from, that they differ from each other, and their table.
-
-A prompt is identified by the first 12 hex digits of the SHA-256 of its text, whatever set it is in.
-"""
+"""Owns the prompt set: drawing it from the provider that params.yaml names, its table, and what was left out of it."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from l2p.config import PromptsParams
+from l2p.data.prompting.candidates import COLUMNS, Candidate, prompt_id, prompt_table, rejected_table
+from l2p.data.prompting.card import describe_table, draw_card
+from l2p.data.prompting.drawing import fill, grammar_stream, sample, world_stream
+from l2p.data.prompting.files import read_candidates
+from l2p.data.prompting.quality import BLANK, DUPLICATE, Gate
 from l2p.errors import DataError, MissingFileError
-from l2p.files import atomic_path, sha256_json, write_json
+from l2p.files import atomic_path, write_json
 
-PROVIDERS = {"shapes": "l2p.shapes.provider:prompts"}  # name -> "module:function" of (count, seed)
-COLUMNS = ["prompt_id", "text", "style"]
-REPORT = "report.json"
-UNSTATED_STYLE = "unstated"
+REPORT, REJECTED, CARD = "report.json", "rejected.parquet", "card.png"  # beside the table
 
-_TABLE_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {".parquet": pd.read_parquet, ".csv": pd.read_csv}
+__all__ = ["COLUMNS", "PromptSet", "draw_prompts", "prompt_id", "read_prompts", "write_prompts"]
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Unique prompts (columns prompt_id, text, style) and what was left out while reading them."""
+    """Unique prompts (columns prompt_id, text, style, for a taxonomy main_class, fine_class) and what was left out.
+
+    `rejected` has the columns origin, text, style, reason, detail; `num_available` is how many of a file's prompts
+    passed; `facts` are further entries of the report.
+    """
 
     table: pd.DataFrame
-    num_blank: int = 0
-    num_duplicates: int = 0
+    rejected: pd.DataFrame
     num_available: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def report(self) -> dict[str, Any]:
-        """Count, count by style, digest of the texts with their styles, and what was left out."""
-        by_style = self.table["style"].value_counts().sort_index()
+        """The prompt-set card: counts by class and length, digest, rejections by reason, and how it was made."""
+        reasons = Counter(self.rejected["reason"])
         return {
-            "count": len(self.table),
-            "by_style": {str(style): int(count) for style, count in by_style.items()},
-            "sha256": sha256_json(self.table[["text", "style"]].to_numpy().tolist()),
+            **describe_table(self.table),
             "available": self.num_available,
-            "blank_lines_removed": self.num_blank,
-            "duplicates_removed": self.num_duplicates,
+            "blank_lines_removed": reasons[BLANK],
+            "duplicates_removed": reasons[DUPLICATE],
+            "rejected": {"count": len(self.rejected), "by_reason": dict(reasons.most_common())},
+            **self.facts,
         }
-
-
-def prompt_id(text: str) -> str:
-    """First 12 hex digits of the SHA-256 of the UTF-8 text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def draw_prompts(params: PromptsParams) -> PromptSet:
     """The prompt set that `params` describes; the same for equal parameters and files.
 
+    With a language model it is the same while its answers are kept (`prompts.llm.cache`).
+
     Raises:
-        MissingFileError: the prompt file is not there.
-        DataError: a file without a `text` column, an empty file, or fewer prompts than `count`.
+        MissingFileError: a file that the parameters name is not there.
+        ConfigError: a parameter, or a file of the taxonomy, makes no sense.
+        DataError: an unreadable file, an id that cannot be used, an endpoint that does not answer, or fewer accepted
+            prompts than `count`.
     """
-    if params.provider == "file" and params.path is not None:
-        return _draw_from_file(Path(params.path), params.count, params.seed)
-    module, function = PROVIDERS[params.provider].split(":")
-    provide = getattr(importlib.import_module(module), function)
-    return PromptSet(_with_ids(pd.DataFrame(provide(params.count, params.seed), columns=["text", "style"])))
+    facts: dict[str, Any] = {}
+    available = None
+    if params.provider == "file":
+        path = Path(str(params.path))
+        found = read_candidates(path, text_column=params.text_column, id_column=params.id_column, split=params.split)
+        gate, accepted, available = sample(params, found, str(path))
+    elif params.provider == "taxonomy" and params.taxonomy.expand == "llm":
+        from l2p.data.prompting.expansion import expand
+
+        gate = Gate(params.quality, params.count)
+        accepted, facts["expansion"] = expand(params, gate)
+    else:
+        gate = Gate(params.quality, params.count)
+        accepted = fill(gate, _stream(params), params.count)
+    facts |= {"provider": params.provider, "contamination": gate.contamination()}
+    facts["quality"] = params.quality.model_dump(mode="json", exclude={"contamination", "blocklist"})
+    return PromptSet(prompt_table(accepted), rejected_table(gate.rejections), available, facts)
 
 
 def write_prompts(prompts: PromptSet, table: Path) -> None:
-    """Write the table as parquet and report.json beside it, atomically."""
-    with atomic_path(table) as partial:
-        prompts.table.to_parquet(partial, index=False)
-    write_json(table.with_name(REPORT), prompts.report())
+    """Write the table as parquet, and beside it rejected.parquet, report.json and card.png, each atomically."""
+    for frame, path in ((prompts.rejected, table.with_name(REJECTED)), (prompts.table, table)):
+        with atomic_path(path) as partial:
+            frame.to_parquet(partial, index=False)
+    report = prompts.report()
+    draw_card(table.with_name(CARD), report)
+    write_json(table.with_name(REPORT), report)
 
 
 def read_prompts(table: Path) -> pd.DataFrame:
@@ -91,47 +106,7 @@ def read_prompts(table: Path) -> pd.DataFrame:
     return prompts
 
 
-def _draw_from_file(path: Path, count: int, seed: int) -> PromptSet:
-    found = _read_file(path)
-    found["text"] = found["text"].fillna("").astype(str).str.strip()
-    filled = found[found["text"] != ""]
-    unique = filled.drop_duplicates("text")
-    if unique.empty:
-        raise DataError(f"{path}: holds no prompt. Expected one prompt a line, or a table with a column `text`.")
-    if len(unique) < count:
-        raise DataError(
-            f"{path}: holds {len(unique)} different prompts, but prompts.count = {count}. "
-            "Lower prompts.count or add prompts."
-        )
-    kept = sorted(random.Random(seed).sample(range(len(unique)), count))
-    table = _with_ids(unique.iloc[kept].reset_index(drop=True))
-    return PromptSet(table, len(found) - len(filled), len(filled) - len(unique), len(unique))
-
-
-def _read_file(path: Path) -> pd.DataFrame:
-    """Columns text, style, of a table or of a text file with one prompt a line."""
-    if not path.is_file():
-        raise MissingFileError(f"{path}: not found. prompts.path must name a text, CSV or parquet file of prompts.")
-    reader = _TABLE_READERS.get(path.suffix.lower())
-    try:
-        found = reader(path) if reader else pd.DataFrame({"text": path.read_text(encoding="utf-8").splitlines()})
-    except (OSError, ValueError) as error:  # pandas' and pyarrow's reading errors derive from these
-        raise DataError(
-            f"{path}: cannot be read ({' '.join(str(error).split())}). Is it a text, CSV or parquet file?"
-        ) from error
-    if "text" not in found.columns:
-        columns = ", ".join(map(str, found.columns))
-        raise DataError(f"{path}: no column `text`; it has: {columns}. Rename the column that holds the prompts.")
-    if "style" not in found.columns:
-        found["style"] = UNSTATED_STYLE
-    return found[["text", "style"]].copy()
-
-
-def _with_ids(table: pd.DataFrame) -> pd.DataFrame:
-    table = table.assign(prompt_id=[prompt_id(text) for text in table["text"]])[COLUMNS]
-    shared = table[table["prompt_id"].duplicated(keep=False)]
-    if not shared.empty:
-        raise DataError(
-            f"two prompts share the id {shared['prompt_id'].iloc[0]}: {shared['text'].tolist()[:2]}. Remove one."
-        )
-    return table
+def _stream(params: PromptsParams) -> Iterator[Candidate]:
+    if params.provider == "taxonomy":
+        return grammar_stream(params)
+    return world_stream(params.provider, params.count, params.seed)
