@@ -22,9 +22,9 @@ NAME = "shapes-pixel"
 STAGES = """
 stages:
   draw:
-    cmd: cp given.txt drawn.txt
+    cmd: cp given.txt drawn.txt; cp given.txt scratch.txt
     deps: [given.txt]
-    outs: [drawn.txt]
+    outs: [drawn.txt, {scratch.txt: {cache: false}}]
   register:
     cmd: touch registered.txt
     always_changed: true

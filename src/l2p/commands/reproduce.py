@@ -6,8 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -83,12 +84,37 @@ def _fetch_data(folder: Path) -> None:
 
 
 def _status(folder: Path) -> str:
-    """What DVC finds to do, the check of the registered model apart, which runs always."""
+    """What DVC finds to do, apart from stages that run always and from outputs that it does not keep."""
     import yaml
 
-    raw = _run("dvc", "status", "--json", folder=folder)
-    found = {name: changes for name, changes in yaml.safe_load(raw).items() if _ALWAYS not in changes}
+    raw = yaml.safe_load(_run("dvc", "status", "--json", folder=folder))
+    scratch = {f"changed outs: {name}: deleted" for name in _uncached(folder)}
+    found = {}
+    for stage, changes in raw.items():
+        lines = [line for change in changes for line in _lines(change)]
+        if _ALWAYS not in lines and (rest := [line for line in lines if line not in scratch]):
+            found[stage] = rest
     return yaml.safe_dump(found, sort_keys=False).rstrip() if found else ""
+
+
+def _lines(change: Any) -> Iterator[str]:
+    """A change as DVC reports it, nested, as lines."""
+    if not isinstance(change, dict):
+        yield str(change)
+        return
+    for name, deeper in change.items():
+        yield from (f"{name}: {line}" for line in _lines(deeper))
+
+
+def _uncached(folder: Path) -> Iterator[str]:
+    """Outputs that no cache holds, such as checkpoints; they are scratch, and come with the next run."""
+    from dvc.repo import Repo
+
+    with Repo(str(folder)) as repo:
+        for stage in repo.index.stages:
+            for out in stage.outs:
+                if not out.use_cache:
+                    yield Path(out.fs_path).relative_to(repo.root_dir).as_posix()
 
 
 def _run(program: str, *arguments: str, folder: Path | None = None) -> str:

@@ -17,6 +17,7 @@ from l2p.registry.store import Store
 from l2p.registry.versions import DRAWING_TAG, SCORES_TAG, WEIGHTS_TAG, ModelVersion
 
 _SHORT = 12
+_UNSET = "None"  # as MLflow keeps a parameter that is null
 _SECONDS_PER_HOUR = 3600
 
 
@@ -100,12 +101,17 @@ def _corpus(store: Store, version: ModelVersion, inputs: Mapping[str, Any]) -> I
 
 def _source(inputs: Mapping[str, Any], params: Mapping[str, str]) -> Iterator[str]:
     source = inputs["source"]
-    yield f"{params.get('source.path', 'unknown')}, revision {params.get('source.revision') or 'none'}"
+    revision = params.get("source.revision", _UNSET)
+    yield params.get("source.path", "unknown") + ("" if revision == _UNSET else f", revision {revision}")
     yield f"{len(source['files'])} files, sha256 of all {source['digest'][:_SHORT]}"
 
 
 def _settings(params: Mapping[str, str], section: str) -> Iterator[str]:
-    found = [f"{name.partition('.')[2]} {value}" for name, value in params.items() if name.startswith(f"{section}.")]
+    found = [
+        f"{name.partition('.')[2]} {value}"
+        for name, value in params.items()
+        if name.startswith(f"{section}.") and value != _UNSET
+    ]
     if found:
         yield ", ".join(sorted(found))
 
