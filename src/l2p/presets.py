@@ -74,7 +74,7 @@ def render(params: dict[str, Any], *, preset: str) -> str:
     """The text of params.yaml, a blank line between sections."""
     head = (
         f"# The repository's params.yaml with presets/{preset}.yaml over it, as `l2p preset {preset}` wrote it.\n"
-        "# The meaning of each field: src/l2p/config.py, or `l2p explain`.\n"
+        "# The meaning of each field: src/l2p/config/, or `l2p explain`.\n"
     )
     sections = [
         yaml.dump({name: section}, Dumper=_Dumper, sort_keys=False, width=_LINE_LENGTH)
