@@ -107,7 +107,7 @@ def prepare(model: PixelTransformer, params: Params) -> list[str]:
     """Choose what is trained and in which precision the rest is held, as the stage `train` does; the trained names."""
     names = model.set_trainable(ends(params.train.trainable, count_blocks(model)))
     model.adapter.prepare_training(model.dit)
-    if params.train.dtype == "bfloat16":
+    if params.train.precision == "bfloat16":
         hold_frozen_in_bfloat16(model)
     return names
 

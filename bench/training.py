@@ -172,8 +172,8 @@ def find_peak(params: Params, told_tflops: float | None) -> float | None:
     if told_tflops is not None:
         return told_tflops * TERA
     if not torch.cuda.is_available():
-        return apart(flops.measured_peak, tensor_dtype(params.train.dtype))
-    return flops.gpu_peak(torch.cuda.get_device_name()) if params.train.dtype == "bfloat16" else None
+        return apart(flops.measured_peak, tensor_dtype(params.train.precision))
+    return flops.gpu_peak(torch.cuda.get_device_name()) if params.train.precision == "bfloat16" else None
 
 
 def apart(run: Callable[..., Any], *arguments: Any) -> Any:
@@ -218,7 +218,7 @@ def print_head(task: Task, arguments: argparse.Namespace, peak: float | None) ->
     name = task.family or Path(arguments.source).resolve().name
     pieces = [f"{task.blocks} blocks" if task.blocks else "", f"width {task.width}" if task.width else ""]
     size = f"{params.synthesize.width_px}x{params.synthesize.height_px} px"
-    what = ", ".join(filter(None, [name, *pieces, size, params.train.dtype, device]))
+    what = ", ".join(filter(None, [name, *pieces, size, params.train.precision, device]))
     print(f"\n{what}\nplain loops: {task.naive_dtype} weights{'' if task.family is None else ', no text encoder'}")
     if peak is None:
         print("peak of this device: not known, so no MFU; --peak-tflops tells it")

@@ -211,7 +211,7 @@ def choose_trained(model: PixelTransformer, params: Params, *, everything: bool)
 
 def _predict_under_autocast(train: TrainParams, device: torch.device) -> Callable[..., Tensor]:
     def predict(model: Any, noisy: Tensor, sigma: Tensor, embeddings: list[PromptEmbedding]) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=train.dtype == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bfloat16"):
             out: Tensor = model.predict(noisy, sigma, model.adapter.collate(embeddings))
         return out
 

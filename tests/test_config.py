@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from l2p.config import Params, load_params
+from l2p.config import Params, load_params, precision
 from l2p.errors import ConfigError, MissingFileError
 
 ROOT = Path(__file__).parents[1]
@@ -99,3 +99,23 @@ def test_what_contradicts_within_a_section_is_told_without_the_whole_section(tmp
     path.write_text(yaml.safe_dump(raw), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"`train`: `num_machines` above 1 needs `rendezvous` or `hostfile`\.$"):
         load_params(path)
+
+
+@pytest.mark.parametrize("fast", ["float32", "bfloat16"])
+def test_auto_is_what_the_machine_is_fast_in_and_no_digest_depends_on_it(
+    monkeypatch: pytest.MonkeyPatch, fast: str
+) -> None:
+    monkeypatch.setattr(precision, "fast_dtype", lambda: fast)
+    params = load_params(ROOT / "params.yaml")
+    assert (params.train.dtype, params.train.precision) == ("auto", fast)
+    assert params.sampling.model_dump()["dtype"] == "auto"
+    assert params.train.model_copy(update={"dtype": "bfloat16"}).precision == "bfloat16"
+
+
+def test_a_cpu_without_instructions_for_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for features, expected in (({"avx512_f": True, "avx512_bf16": False}, "float32"), ({"amx_bf16": True}, "bfloat16")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=features: found)
+        assert precision.fast_dtype.__wrapped__() == expected

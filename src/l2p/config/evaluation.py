@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from l2p.config.precision import AUTO_MEANS, Computing, Dtype
 from l2p.config.section import Section
 
 
@@ -17,13 +18,13 @@ class SamplerParams(Section):
     shift: float | None = Field(default=None, gt=0, description="Time shift; null: the scheduler's own.")
 
 
-class SamplingParams(Section):
+class SamplingParams(Computing):
     """Sampling settings of both models in every evaluation."""
 
     source: SamplerParams
     pixel: SamplerParams
     batch_size: int = Field(gt=0, description="Images drawn at once.")
-    dtype: Literal["float32", "bfloat16"] = Field(description="Precision of both models in every evaluation.")
+    dtype: Dtype = Field(description=f"Precision of both models in every evaluation; {AUTO_MEANS}.")
 
 
 class BenchmarkParams(Section):

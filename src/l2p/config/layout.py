@@ -13,6 +13,7 @@ class Layout:
     prompts_table = Path("data/prompts/prompts.parquet")
     corpus = Path("data/corpus")
     corpus_table = Path("data/corpus/metadata.parquet")
+    rejected = Path("data/rejected")
     manifest = Path("data/manifest.parquet")
     quarantine = Path("data/quarantine.parquet")
     validation = Path("reports/validation")
@@ -30,3 +31,4 @@ class Layout:
     comparison = Path("reports/comparison.json")  # `report` writes it; `register` adds the model and calls it summary
     summary = Path("reports/summary.json")
     registration = Path("reports/registration.json")
+    usage = Path("reports/usage.jsonl")

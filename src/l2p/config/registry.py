@@ -15,3 +15,6 @@ class RegisterParams(Section):
     experiment: str = Field(min_length=1, description="MLflow experiment.")
     min_geneval_retention: float = Field(ge=0, description="Gate for the alias `champion`.")
     min_dpg_retention: float = Field(ge=0, description="Gate for the alias `champion`.")
+    max_artifact_mb: float = Field(
+        default=2048.0, ge=0, description="Larger weights are registered by reference and digest, not uploaded."
+    )

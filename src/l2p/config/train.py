@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from l2p.config.precision import AUTO_MEANS, Computing, Dtype
 from l2p.config.section import Section
 
 
@@ -20,7 +21,7 @@ class TrainableParams(Section):
     head: bool = Field(description="The detailer head.")
 
 
-class TrainParams(Section):
+class TrainParams(Computing):
     """The transfer."""
 
     num_steps: int = Field(gt=0, description="Optimizer steps.")
@@ -44,7 +45,7 @@ class TrainParams(Section):
     min_sigma_weight: float = Field(
         gt=0, le=1, description="For x0: the loss weight 1/sigma^2 is clamped at this sigma."
     )
-    dtype: Literal["float32", "bfloat16"] = Field(description="Precision of forward and backward passes.")
+    dtype: Dtype = Field(description=f"Precision of forward and backward passes; {AUTO_MEANS}.")
     gradient_checkpointing: Literal["none", "head", "blocks", "all"] = Field(
         description="What computes its activations twice to hold fewer of them."
     )

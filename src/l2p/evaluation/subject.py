@@ -53,7 +53,7 @@ def open_subject(name: ModelName, params: Params) -> Subject:
     Raises:
         MissingFileError: the stage that writes it has not run.
     """
-    device, dtype = default_device(), params.sampling.dtype
+    device, dtype = default_device(), params.sampling.precision
     if name == "source":
         sampler, pin = params.sampling.source, SourcePin.load(Layout.source)
         digest = pin.digest

@@ -16,7 +16,7 @@ def run(params: Params) -> None:
         resolutions_px=settings.resolutions_px,
         num_steps=settings.num_steps,
         repeats=settings.repeats,
-        dtype=params.sampling.dtype,
+        dtype=params.sampling.precision,
     )
     write_json(Layout.efficiency, measured)
     for row in measured["rows"]:

@@ -61,7 +61,7 @@ def make_probe(params: Params, pin: SourcePin, rank: int) -> Probe:
     data = load_geneval(settings.data, folder)
     prompts = [prompt.prompt for prompt in geneval_subset(data, settings.subset).prompts]
     adapter = get_adapter(pin.transformer_class)
-    encoder = load_text_pipeline(pin, dtype=params.synthesize.dtype, device=default_device())
+    encoder = load_text_pipeline(pin, dtype=params.synthesize.precision, device=default_device())
     encoded = [
         item for batch in split(prompts, params.embed.batch_size) for item in adapter.encode(encoder, list(batch))
     ]
@@ -78,7 +78,7 @@ def make_probe(params: Params, pin: SourcePin, rank: int) -> Probe:
             sampler=params.sampling.pixel,
             size_px=size_px,
             device=default_device(),
-            dtype=params.train.dtype,
+            dtype=params.train.precision,
             load=functools.partial(Painter, draw, embeddings, size_px),
         )
         outcome = run_geneval(subject, data, settings, run)

@@ -68,7 +68,7 @@ def resolve_config(train: TrainParams, *, world_size: int) -> dict[str, Any]:
     given = dict(train.deepspeed)
     _refuse_foreign_keys(given)
     micro, accumulation = _batch_split(train, given, world_size)
-    bfloat16 = train.dtype == "bfloat16"
+    bfloat16 = train.precision == "bfloat16"
     ours: dict[str, Any] = {
         "train_batch_size": train.batch_size,
         "train_micro_batch_size_per_gpu": micro,
@@ -168,10 +168,10 @@ def _check_agreement(given: dict[str, Any], ours: dict[str, Any], train: TrainPa
                 f"train.deepspeed.{key} = {given[key]!r} contradicts {field} = {value!r}. Remove `{key}`."
             )
     autocast = ours["torch_autocast"]
-    if given.get("torch_autocast") is not None and autocast["enabled"] != (train.dtype == "bfloat16"):
+    if given.get("torch_autocast") is not None and autocast["enabled"] != (train.precision == "bfloat16"):
         raise ConfigError(
             f"train.deepspeed.torch_autocast.enabled = {autocast['enabled']!r} contradicts train.dtype = "
-            f"{train.dtype!r}. "
+            f"{train.precision!r}. "
             "Remove `torch_autocast`."
         )
     if autocast["dtype"] not in ("bfloat16", "bf16"):

@@ -39,7 +39,7 @@ class Engine:
         self.device = start_process(train)
         config = resolve_config(train, world_size=self.world_size)
         self.micro_batch_size: int = config["train_micro_batch_size_per_gpu"]
-        self.autocast_dtype = torch.bfloat16 if train.dtype == "bfloat16" else None
+        self.autocast_dtype = torch.bfloat16 if train.precision == "bfloat16" else None
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         if zero_stage(train) < 3:  # stage 3 moves the weights itself, one by one
             model.to(self.device)

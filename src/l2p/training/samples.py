@@ -24,6 +24,7 @@ from torch import Tensor
 from l2p.config import Layout, TrainParams
 from l2p.diffusion.timesteps import draw_sigma
 from l2p.errors import DataError, MissingFileError
+from l2p.files import require_below
 from l2p.models.adapters.base import PromptEmbedding, to_device
 from l2p.models.embeddings import EMPTY_PROMPT_ID, EmbeddingStore
 from l2p.training.order import Order, Size
@@ -231,4 +232,5 @@ def _read_manifest(path: Path) -> pd.DataFrame:
         ) from error
     if rows.empty:
         raise DataError(f"{path}: no accepted image. Look at {Layout.quarantine} for the reasons.")
+    require_below(rows["file_name"], where=str(path))
     return rows

@@ -114,7 +114,7 @@ def load_subject(params: Params) -> Subject:
     model = load_pixel_model(Layout.init)
     names = model.set_trainable(train.trainable)
     model.adapter.prepare_training(model.dit)
-    if train.dtype == "bfloat16":
+    if train.precision == "bfloat16":
         hold_frozen_in_bfloat16(model)
     if train.gradient_checkpointing in ("blocks", "all"):
         model.enable_gradient_checkpointing()

@@ -18,8 +18,8 @@ MAX_SCORE = 100.0
 class ClipEmbedder:
     """Embeddings of images and texts, float32 [n, D], not normalised."""
 
-    def __init__(self, model: str, device: str) -> None:
-        """`model` is a folder or a repository of the Hugging Face hub.
+    def __init__(self, model: str, device: str, *, option: str = "fidelity.clip") -> None:
+        """`model` is a folder or a repository of the Hugging Face hub; `option` is what messages call the setting.
 
         Raises:
             EvaluationError: no CLIP model with .safetensors weights is there.
@@ -27,11 +27,11 @@ class ClipEmbedder:
         from transformers import AutoModel, AutoTokenizer, CLIPModel
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-        folder = locate_weights(model, None, option="fidelity.clip")
+        folder = locate_weights(model, None, option=option)
         self.name, self.digest = Path(model).name, digest_folder(folder)
         loaded = AutoModel.from_pretrained(folder, use_safetensors=True)
         if not isinstance(loaded, CLIPModel):
-            raise EvaluationError(f"fidelity.clip = {model!r}: a {type(loaded).__name__}; expected a CLIPModel.")
+            raise EvaluationError(f"{option} = {model!r}: a {type(loaded).__name__}; expected a CLIPModel.")
         self._model = loaded.eval().to(device)
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         self._processor = CLIPImageProcessorPil.from_pretrained(folder)
@@ -47,7 +47,9 @@ class ClipEmbedder:
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Of prompts, cut to what CLIP reads."""
-        tokens = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(self._device)
+        longest = self._model.config.text_config.max_position_embeddings
+        cut = {"truncation": True, "max_length": longest}
+        tokens = self._tokenizer(list(texts), padding=True, **cut, return_tensors="pt").to(self._device)
         return _features(self._model.get_text_features(**tokens))
 
 
