@@ -111,6 +111,8 @@ def write_project(count: int, side_px: int) -> None:
     text = Path("params.yaml").read_text(encoding="utf-8")
     for name in ("height_px", "width_px"):
         text = text.replace(f"\n  {name}: 64\n", f"\n  {name}: {side_px}\n")
+    text = text.replace("\n  agreement: shapes\n", "\n  agreement: none\n")  # the captions are of no world
+    text = text.replace("\n  max_class_share: 0.4\n", "\n  max_class_share: null\n")  # and of one class
     Path("params.yaml").write_text(text, encoding="utf-8")
     settings = load_params().synthesize
     rng, rows = np.random.default_rng(0), []

@@ -9,12 +9,24 @@ import numpy as np
 import pandas as pd
 
 from l2p.config import Params, load_params
-from l2p.data.corpus import COLUMNS
+from l2p.data.corpus import COLUMNS, decode_image
 from l2p.data.prompts import prompt_id
 from l2p.data.synthesis import write_png
 from l2p.shapes.captions import training_prompts
 from l2p.shapes.render import render
 from l2p.shapes.world import draw_scene
+
+HOW = {
+    "repetition": 0,
+    "attempt": 0,
+    "shift": 3.0,
+    "dtype": "float32",
+    "source_digest": "d",
+    "batch": "b",
+    "batch_size": 1,
+    "device": "a processor, 1 thread",
+    **{f"{library}_version": "1.0" for library in ("torch", "diffusers", "transformers", "l2p")},
+}
 
 
 class Corpus:
@@ -30,12 +42,15 @@ class Corpus:
             known = {"prompt_id": prompt_id(prompt.text), "text": prompt.text, "style": prompt.style}
             drawn = self.params.synthesize.model_dump(include={"height_px", "width_px", "num_steps", "guidance_scale"})
             digest = write_png(folder / name, render(draw_scene(prompt, rng)))
-            rows.append({"file_name": name, "seed": index, "sha256": digest, "source_digest": "d", **known, **drawn})
-        self.rows = pd.DataFrame(rows)[COLUMNS]
+            rows.append({"file_name": name, "seed": index, "sha256": digest, **known, **drawn, **HOW})
+        self.rows = pd.DataFrame(rows).reindex(columns=COLUMNS)
         self.save()
 
     def path(self, index: int) -> Path:
         return self.folder / self.rows.loc[index, "file_name"]
+
+    def pixels(self, index: int) -> np.ndarray:
+        return decode_image(self.path(index).read_bytes())
 
     def save(self) -> None:
         self.rows.to_parquet(self.table, index=False)

@@ -22,8 +22,8 @@ from tests.data.test_corpus_commands import l2p, write_image
 @pytest.fixture
 def drawn(workspace: Path) -> Path:
     """A project whose corpus was drawn by its stages: 24 images of 12 prompts, in batches that split prompts."""
-    change_params(images_per_prompt=2, batch_size=5, num_steps=1, guidance_scale=1.0, dtype="float32")
-    run_stages("source", "prompts", "synthesize")
+    change_params(images_per_prompt=2, batch_size=5, num_steps=1, guidance_scale=1.0, dtype="float32", max_redraws=0)
+    run_stages("source", "prompts", "embed", "synthesize")
     return workspace
 
 
@@ -34,8 +34,12 @@ def run_stages(*stages: str) -> None:
 
 
 def change_params(**changes: object) -> None:
+    change("synthesize", **changes)
+
+
+def change(section: str, **changes: object) -> None:
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    params["synthesize"] |= changes
+    params[section] |= changes
     Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
 
 
@@ -48,7 +52,7 @@ def test_ten_random_images_have_the_same_bytes_again(drawn: Path, seed: int):
 
 def test_every_image_has_the_same_bytes_again_in_bfloat16(workspace: Path):
     change_params(images_per_prompt=3, batch_size=7, num_steps=2, dtype="bfloat16")
-    run_stages("source", "prompts", "synthesize")
+    run_stages("source", "prompts", "embed", "synthesize")
     assert l2p("redraw", "--rows", "100").stdout == "36 of 36 images have the same bytes again\n"
 
 
@@ -65,12 +69,39 @@ def test_an_image_that_another_seed_drew_is_found_out(drawn: Path):
     done = l2p("redraw", "--rows", "24")
     assert done.exit_code == 1
     assert "23 of 24 images have the same bytes again" in done.stdout
-    assert "different 00000/000007.png (by up to " in done.stdout
+    assert f"different {table['file_name'][7]} (by up to " in done.stdout
+    assert f"; seed was {table['seed'][7] - 1000}, the table says {table['seed'][7]}" in done.stdout
 
 
-def test_another_precision_is_refused(drawn: Path):
-    change_params(dtype="bfloat16")
-    with pytest.raises(DataError, match=r"drawn in float32, but synthesize\.dtype is bfloat16"):
+def test_what_params_say_today_does_not_matter(drawn: Path):
+    change_params(dtype="bfloat16", batch_size=2, num_steps=9)
+    assert l2p("redraw").stdout == "10 of 10 images have the same bytes again\n"
+
+
+def test_another_number_of_threads_is_taken_back_to_the_one_that_drew(drawn: Path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        assert l2p("redraw").stdout == "10 of 10 images have the same bytes again\n"
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_corpus_that_was_resumed_and_grew_has_the_same_bytes_again(drawn: Path):
+    names = pd.read_parquet(Layout.corpus_table)["file_name"]
+    for name in names[3:8]:
+        (Layout.corpus / name).unlink()
+    change("prompts", count=17)
+    run_stages("prompts", "embed", "synthesize")
+    table = pd.read_parquet(Layout.corpus_table)
+    assert len(table) == 34
+    assert l2p("redraw", "--rows", "34").stdout == "34 of 34 images have the same bytes again\n"
+
+
+def test_without_the_journal_the_batches_are_not_known(drawn: Path):
+    (Layout.corpus / "journal.jsonl").unlink()
+    with pytest.raises(DataError, match=r"journal\.jsonl: does not say in which batch .* restore it"):
         l2p("redraw")
 
 
@@ -84,8 +115,9 @@ def test_an_imported_corpus_cannot_be_redrawn(workspace: Path):
 
 
 def test_a_changed_file_is_not_compared(drawn: Path):
-    write_png(Layout.corpus / "00000/000003.png", np.zeros((64, 64, 3), np.uint8))
-    with pytest.raises(DataError, match=r"000003\.png: missing or changed since it was drawn"):
+    name = pd.read_parquet(Layout.corpus_table)["file_name"][3]
+    write_png(Layout.corpus / name, np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(DataError, match=rf"{name}: missing or changed since it was drawn"):
         l2p("redraw", "--rows", "24")
 
 
@@ -96,5 +128,5 @@ def test_an_imported_corpus_is_validated_embedded_converted_and_trained(workspac
         Path(f"foreign/{index:02d}.txt").write_text(f"a photo of {index} stars", encoding="utf-8")
     run_stages("source")
     l2p("import", "foreign")
-    run_stages("validate", "embed", "convert", "train")
+    run_stages("embed", "validate", "convert", "train")
     assert (Layout.pixel / "delta.safetensors").is_file()

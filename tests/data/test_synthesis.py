@@ -2,76 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+import yaml
 
 from l2p.config import SynthesizeParams
-from l2p.data.corpus import COLUMNS, measure_images, read_table
+from l2p.data.corpus import COLUMNS, read_table
+from l2p.data.embeddings import embed_prompts
 from l2p.data.prompts import prompt_id
-from l2p.data.synthesis import Synthesis, synthesize
+from l2p.data.synthesis import Synthesis, image_seed, plan_images
+from l2p.data.synthesis.planning import form_batches, image_name
+from l2p.errors import DataError, MissingFileError, SourceError
 from l2p.files import sha256_file
 from l2p.models.source import SourcePin, pin_source
+from l2p.stages.synthesize import check_fields
 from tests.conftest import ROOT
-
-SETTINGS = {
-    "images_per_prompt": 2,
-    "height_px": 64,
-    "width_px": 64,
-    "num_steps": 2,
-    "guidance_scale": 1.0,
-    "batch_size": 4,
-    "seed": 100,
-    "dtype": "float32",
-}
-# Draws the corpus as the stage does, but dies by SIGKILL while it writes the third image of the second batch.
-DIE_IN_SECOND_BATCH = """
-import json, os, signal, sys
-from pathlib import Path
-import pandas as pd, torch
-from l2p.config import SynthesizeParams
-from l2p.data import synthesis
-from l2p.models.source import SourcePin
-
-folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
-torch.set_num_threads(1)
-write_png, written = synthesis.write_png, []
-
-def write_or_die(path, image):
-    written.append(path)
-    if len(written) == settings["batch_size"] + 3:
-        path.with_name(path.name + ".partial").write_bytes(b"torn")
-        os.kill(os.getpid(), signal.SIGKILL)
-    return write_png(path, image)
-
-synthesis.write_png = write_or_die
-prompts, pin = pd.read_parquet(folder / "prompts.parquet"), SourcePin.load(folder / "source.json")
-synthesis.synthesize(prompts, SynthesizeParams(**settings), pin=pin, table=folder / "corpus/metadata.parquet")
-"""
-
-
-def settings(**changes: object) -> SynthesizeParams:
-    return SynthesizeParams(**{**SETTINGS, **changes})
-
-
-@pytest.fixture(scope="module")
-def prompts() -> pd.DataFrame:
-    texts = [
-        "a photo of a circle",
-        "a red star",
-        "a photo of two squares on a pink background",
-        "a circle above a star",
-    ]
-    rows = [{"prompt_id": prompt_id(text), "text": text, "style": "x"} for text in texts]
-    return pd.DataFrame(rows)
+from tests.data.synthesis_project import DIE_AT_IMAGE, TEXTS, Project, prompt_table, settings
 
 
 @pytest.fixture(scope="module")
@@ -80,143 +34,280 @@ def pin(tiny_source: Path) -> SourcePin:
 
 
 @pytest.fixture(scope="module")
-def finished(prompts: pd.DataFrame, pin: SourcePin, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of an uninterrupted corpus; do not write into it."""
-    folder = tmp_path_factory.mktemp("finished")
-    synthesize(prompts, settings(), pin=pin, table=folder / "metadata.parquet")
-    return folder
+def finished(pin: SourcePin, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """An uninterrupted corpus of eight images in batches of three; do not write into it."""
+    project = Project(tmp_path_factory.mktemp("finished"), pin).embed()
+    project.draw()
+    return project
 
 
 @pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
+def copy(finished: Project, tmp_path: Path) -> Project:
     """A copy of the finished corpus."""
-    folder = tmp_path / "corpus"
-    subprocess.run(["cp", "-r", str(finished), str(folder)], check=True)
-    return folder
+    return finished.copy(tmp_path)
 
 
-def contents(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+@pytest.fixture
+def empty(finished: Project, tmp_path: Path) -> Project:
+    """The same project before it draws."""
+    return finished.without_corpus(tmp_path)
 
 
-def identities(folder: Path) -> dict[str, tuple[int, int]]:
-    """Inode and time of change of every image: both change when a file is replaced."""
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.rglob("*.png")}
-
-
-def test_the_table_describes_every_image(finished: Path, prompts: pd.DataFrame, pin: SourcePin):
-    table = read_table(finished / "metadata.parquet")
+def test_the_table_describes_every_image(finished: Project, pin: SourcePin):
+    table = read_table(finished.corpus / "metadata.parquet")
     assert list(table.columns) == COLUMNS
-    assert table["file_name"].tolist() == [f"00000/{index:06d}.png" for index in range(8)]
-    assert table["seed"].tolist() == list(range(100, 108))
-    assert table["text"].tolist() == [text for text in prompts["text"] for _ in range(2)]
+    assert table["text"].tolist() == [text for text in TEXTS for _ in range(2)]
+    assert table["repetition"].tolist() == [0, 1] * 4
+    assert set(table["attempt"]) == {0}
     assert set(table["source_digest"]) == {pin.digest}
-    measured = measure_images(table, finished)
-    assert (measured["measured_sha256"] == table["sha256"]).all()
-    assert set(measured["measured_height_px"]) == set(measured["measured_width_px"]) == {64}
-    assert measured["duplicate_of"].isna().all()
+    assert sorted(table["batch_size"]) == [2, 2, 3, 3, 3, 3, 3, 3]
+    assert table.groupby("batch").size().to_dict() == table.groupby("batch")["batch_size"].first().to_dict()
+    assert set(table["dtype"]) == {"float32"}
+    assert all(text.endswith(", 1 thread") for text in table["device"])
+    assert set(table["diffusers_version"]) == {version("diffusers")}
+    for row in table.itertuples():
+        path = finished.corpus / row.file_name
+        assert sha256_file(path) == row.sha256
+        assert finished.pixels(row.file_name).shape == (64, 64, 3)
+    assert table["sha256"].is_unique
 
 
-def test_two_runs_give_the_same_bytes(finished: Path, prompts: pd.DataFrame, pin: SourcePin, tmp_path: Path):
-    synthesize(prompts, settings(), pin=pin, table=tmp_path / "again" / "metadata.parquet")
-    assert contents(tmp_path / "again") == contents(finished)
+def test_seeds_follow_from_the_documented_formula(finished: Project):
+    for row in finished.table().itertuples():
+        text = f"100/{row.prompt_id}/{row.repetition}/{row.attempt}"
+        assert row.seed == int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
 
 
-def test_a_run_killed_in_the_second_batch_resumes_to_the_same_corpus_without_redrawing_the_first(
-    finished: Path, prompts: pd.DataFrame, pin: SourcePin, tmp_path: Path
+def test_every_prompt_repetition_and_attempt_has_a_seed_of_its_own():
+    seeds = {
+        image_seed(7, f"p{n}", repetition, attempt) for n in range(50) for repetition in (0, 1) for attempt in (0, 1)
+    }
+    assert len(seeds) == 200
+    assert image_seed(7, "p", 0) != image_seed(8, "p", 0)
+
+
+def test_other_prompts_change_neither_name_nor_seed_nor_size_of_an_image():
+    sizes = [{"height_px": 64, "width_px": 64, "share": 1}, {"height_px": 32, "width_px": 96, "share": 1}]
+    few, many = prompt_table(*TEXTS), prompt_table("a new one", *reversed(TEXTS), "another")
+    known = {row["file_name"]: row for row in plan_images(many, settings(sizes=sizes), "d")}
+    for row in plan_images(few, settings(sizes=sizes), "d"):
+        assert known[row["file_name"]] == row
+
+
+def test_two_runs_give_the_same_bytes(finished: Project, empty: Project):
+    assert empty.draw() == Synthesis(drawn=8, kept=0)
+    assert empty.contents() == finished.contents()
+
+
+@pytest.mark.parametrize("image", [5])
+def test_a_run_killed_while_it_writes_resumes_to_the_same_corpus_and_keeps_whole_batches(
+    finished: Project, empty: Project, image: int
 ):
-    prompts.to_parquet(tmp_path / "prompts.parquet")
-    pin.save(tmp_path / "source.json")
-    command = [sys.executable, "-c", DIE_IN_SECOND_BATCH, str(tmp_path), json.dumps(SETTINGS)]
-    killed = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-
-    corpus = tmp_path / "corpus"
-    before = identities(corpus)
-    assert len(before) == 6
-    assert not (corpus / "metadata.parquet").exists()
-    journal = [json.loads(line) for line in (corpus / "journal.jsonl").read_text().splitlines()]
-    first_batch = {Path(row["file_name"]).name for row in journal}
-    assert len(first_batch) == 4
-
-    assert synthesize(prompts, settings(), pin=pin, table=corpus / "metadata.parquet") == Synthesis(drawn=4, kept=4)
-    after = identities(corpus)
-    assert {name: after[name] for name in first_batch} == {name: before[name] for name in first_batch}
-    assert contents(corpus) == contents(finished)
+    killed = empty.run_elsewhere(DIE_AT_IMAGE.format(number=image))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    before = empty.identities()
+    assert not (empty.corpus / "metadata.parquet").exists()
+    part = empty.corpus / "journal.0.jsonl"
+    lines = [json.loads(line) for line in part.read_text().splitlines()] if part.is_file() else []
+    whole = {Path(name).name for line in lines for name in line["sha256"]}
+    assert len(whole) == 3 * ((image - 1) // 3)
+    assert empty.draw() == Synthesis(drawn=8 - len(whole), kept=len(whole))
+    after = empty.identities()
+    assert {name: after[name] for name in whole} == {name: before[name] for name in whole}
+    assert empty.contents() == finished.contents()
 
 
-def test_a_finished_corpus_is_kept_without_loading_the_source(copy: Path, prompts: pd.DataFrame, pin: SourcePin):
-    before = identities(copy)
-    nowhere = SourcePin(**{**vars(pin), "path": "/nowhere"})
-    assert synthesize(prompts, settings(), pin=nowhere, table=copy / "metadata.parquet") == Synthesis(drawn=0, kept=8)
-    assert identities(copy) == before
+def test_a_finished_corpus_is_kept_without_loading_the_source(copy: Project, pin: SourcePin):
+    before, files = copy.identities(), copy.contents()
+    copy.pin = SourcePin(**{**vars(pin), "path": "/nowhere"})
+    assert copy.draw() == Synthesis(drawn=0, kept=8)
+    assert copy.identities() == before
+    assert copy.contents() == files
 
 
-def test_only_damaged_and_missing_images_are_redrawn_and_look_as_before(
-    copy: Path, finished: Path, prompts: pd.DataFrame, pin: SourcePin
-):
-    os.truncate(copy / "00000/000003.png", 40)
-    (copy / "00000/000006.png").unlink()
-    before = identities(copy)
-    assert synthesize(prompts, settings(), pin=pin, table=copy / "metadata.parquet") == Synthesis(drawn=2, kept=6)
-    changed = {name for name, identity in identities(copy).items() if before.get(name) != identity}
-    assert changed == {"000003.png", "000006.png"}
-    for name in changed:  # drawn in other company: equal up to rounding
-        old, new = (np.asarray(Image.open(folder / "00000" / name), np.int16) for folder in (finished, copy))
-        assert np.abs(old - new).max() <= 1
+def test_damaged_and_missing_images_come_back_to_the_byte_and_no_other_is_touched(copy: Project, finished: Project):
+    names = finished.table()["file_name"]
+    os.truncate(copy.corpus / names[3], 40)
+    (copy.corpus / names[6]).unlink()
+    before = copy.identities()
+    assert copy.draw(batch_size=5) == Synthesis(drawn=2, kept=6)
+    changed = {name for name, identity in copy.identities().items() if before.get(name) != identity}
+    assert changed == {Path(names[3]).name, Path(names[6]).name}
+    assert copy.contents() == finished.contents()
 
 
-def test_a_torn_line_of_the_journal_costs_only_its_own_image(copy: Path, prompts: pd.DataFrame, pin: SourcePin):
-    journal = copy / "journal.jsonl"
+def test_a_torn_line_of_the_journal_costs_only_its_own_batch(copy: Project, finished: Project):
+    journal = copy.corpus / "journal.jsonl"
     os.truncate(journal, journal.stat().st_size - 20)
-    assert synthesize(prompts, settings(), pin=pin, table=copy / "metadata.parquet") == Synthesis(drawn=1, kept=7)
+    assert copy.draw() == Synthesis(drawn=2, kept=6)
+    assert copy.contents() == finished.contents()
 
 
-@pytest.mark.parametrize("change", [{"num_steps": 1}, {"guidance_scale": 0.0}, {"dtype": "bfloat16"}, {"seed": 500}])
-def test_a_changed_parameter_leaves_nothing_of_the_old_corpus(
-    copy: Path, prompts: pd.DataFrame, pin: SourcePin, change: dict[str, object]
-):
-    old = set(contents(copy).values())
-    done = synthesize(prompts, settings(**change), pin=pin, table=copy / "metadata.parquet")
-    assert done == Synthesis(drawn=8, kept=0)
-    assert not old & set(contents(copy).values())
+@pytest.mark.parametrize("change", [{"num_steps": 1}, {"guidance_scale": 0.0}, {"shift": 5.0}, {"seed": 500}])
+def test_a_changed_parameter_leaves_nothing_of_the_old_corpus(copy: Project, change: dict[str, object]):
+    old = {digest for name, digest in copy.contents().items() if name.endswith(".png")}
+    assert copy.draw(**change) == Synthesis(drawn=8, kept=0)
+    assert not old & set(copy.contents().values())
 
 
-def test_fewer_prompts_delete_images_that_no_longer_belong(copy: Path, prompts: pd.DataFrame, pin: SourcePin):
-    (copy / "00007").mkdir()
-    (copy / "00007" / "000999.png").write_bytes(b"of another corpus")
-    done = synthesize(prompts.head(3), settings(), pin=pin, table=copy / "metadata.parquet")
-    assert done == Synthesis(drawn=0, kept=6)
-    names = {f"00000/{index:06d}.png" for index in range(6)}
-    assert set(contents(copy)) == names | {"journal.jsonl", "metadata.parquet"}
-    assert not (copy / "00007").exists()
+def test_fewer_prompts_delete_images_that_no_longer_belong(copy: Project):
+    (copy.corpus / "00007").mkdir()
+    (copy.corpus / "00007" / "000999.png").write_bytes(b"of another corpus")
+    copy.prompts = copy.prompts.head(3)
+    assert copy.draw() == Synthesis(drawn=0, kept=6)
+    files = {path.relative_to(copy.corpus).as_posix() for path in copy.corpus.rglob("*") if path.is_file()}
+    assert files == {*copy.table()["file_name"], "journal.jsonl", "metadata.parquet"}
+    assert len(copy.table()) == 6
+    assert not (copy.corpus / "00007").exists()
 
 
-def test_more_prompts_keep_the_images_there_are(copy: Path, prompts: pd.DataFrame, pin: SourcePin):
-    more = pd.DataFrame([{"prompt_id": prompt_id("a blue star"), "text": "a blue star", "style": "x"}])
-    grown = pd.concat([prompts, more], ignore_index=True)
-    assert synthesize(grown, settings(), pin=pin, table=copy / "metadata.parquet") == Synthesis(drawn=2, kept=8)
+def test_more_prompts_keep_the_images_and_embeddings_there_are(copy: Project):
+    before = copy.identities()
+    copy.prompts = pd.concat([prompt_table("a blue star"), copy.prompts], ignore_index=True)
+    assert embed_prompts(copy.prompts, pin=copy.pin, folder=copy.places.embeddings, batch_size=8, dtype="float32") == 1
+    assert copy.draw() == Synthesis(drawn=2, kept=8)
+    after = copy.identities()
+    assert {name: after[name] for name in before} == before
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_an_image_does_not_depend_on_its_batch_beyond_rounding(
-    finished: Path, prompts: pd.DataFrame, pin: SourcePin, tmp_path: Path, batch_size: int
-):
-    synthesize(prompts, settings(batch_size=batch_size), pin=pin, table=tmp_path / "metadata.parquet")
-    for index in range(8):
-        old, new = (
-            np.asarray(Image.open(folder / f"00000/{index:06d}.png"), np.int16) for folder in (finished, tmp_path)
-        )
-        assert np.abs(old - new).max() <= 1
+def test_an_id_whose_text_changed_is_drawn_anew(copy: Project):
+    copy.prompts.loc[0, "text"] = "a photo of a square"
+    copy.embed()
+    assert copy.draw() == Synthesis(drawn=2, kept=6)
 
 
-def test_a_source_other_than_the_pinned_one_draws_nothing(prompts: pd.DataFrame, pin: SourcePin, tmp_path: Path):
-    from l2p.errors import SourceError
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_an_image_does_not_depend_on_its_batch_beyond_rounding(finished: Project, empty: Project, batch_size: int):
+    empty.draw(batch_size=batch_size)
+    for name in finished.table()["file_name"]:
+        assert np.abs(finished.pixels(name) - empty.pixels(name)).max() <= 1
 
-    other = SourcePin(**{**vars(pin), "files": {**pin.files, "vae/config.json": "0" * 64}})
+
+def test_sizes_are_mixed_by_lot_and_batches_have_one_size(empty: Project):
+    sizes = [{"height_px": 64, "width_px": 64, "share": 2}, {"height_px": 32, "width_px": 96, "share": 1}]
+    empty.draw(sizes=sizes, images_per_prompt=4)
+    table = empty.table()
+    assert {empty.pixels(row.file_name).shape[:2] == (row.height_px, row.width_px) for row in table.itertuples()} == {
+        True
+    }
+    counts = table.groupby(["height_px", "width_px"]).size().to_dict()
+    assert set(counts) == {(64, 64), (32, 96)}
+    assert (table.groupby("batch")[["height_px", "width_px"]].nunique() == 1).all(axis=None)
+
+
+def test_shares_of_sizes_are_kept_over_many_images():
+    sizes = [{"height_px": 64, "width_px": 64, "share": 3}, {"height_px": 32, "width_px": 96, "share": 1}]
+    rows = plan_images(prompt_table(*map(str, range(2000))), settings(sizes=sizes, images_per_prompt=1), "d")
+    assert sum(row["height_px"] == 32 for row in rows) == pytest.approx(500, abs=80)
+
+
+def test_batches_taken_away_leave_the_others_as_they_are():
+    rows = plan_images(prompt_table(*(f"{'word ' * (n % 7)}{n}" for n in range(40))), settings(), "d")
+    batches = form_batches(rows, 7)
+    gone = {name for batch in batches[::3] for name in batch.wanted}
+    left = form_batches([row for row in rows if row["file_name"] not in gone], 7)
+    assert [batch.digest for batch in left] == [b.digest for n, b in enumerate(batches) if n % 3]
+
+
+def test_a_source_other_than_the_pinned_one_draws_nothing(empty: Project, pin: SourcePin):
+    empty.pin = SourcePin(**{**vars(pin), "files": {**pin.files, "vae/config.json": "0" * 64}})
     with pytest.raises(SourceError, match=r"vae/config\.json: differs from the pin"):
-        synthesize(prompts, settings(), pin=other, table=tmp_path / "metadata.parquet")
-    assert not list(tmp_path.rglob("*.png"))
+        empty.draw()
+    assert not list(empty.corpus.rglob("*.png"))
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/tmp/x", "a/b", "", ".hidden", "a\\b", "x" * 65])
+def test_an_id_that_would_leave_the_folder_is_refused(empty: Project, name: str):
+    empty.prompts.loc[1, "prompt_id"] = name
+    with pytest.raises(DataError, match=r"prompts, row 1: id .* is not allowed\. Ids become file names"):
+        empty.draw()
+    assert not empty.corpus.exists()
+
+
+@pytest.mark.parametrize("other", ["same", "SAME"])
+def test_ids_that_collide_are_refused(empty: Project, other: str):
+    empty.prompts["prompt_id"] = ["same", "b", other, "d"]
+    with pytest.raises(DataError, match=rf"prompts, row 2: id '{other}' is already at prompts, row 0"):
+        empty.draw()
+
+
+def test_ids_cannot_collide_by_their_repetitions():
+    assert image_name("a", 10) != image_name("a-1", 0)
+    assert image_name("a-1", 0).rsplit("-", 1)[0].endswith("/a-1")
+
+
+def test_embeddings_of_other_prompts_are_refused(empty: Project):
+    empty.prompts.loc[2, "text"] = "a photo of three squares"
+    with pytest.raises(
+        DataError, match=rf"no embedding of prompt '{prompt_id(TEXTS[2])}' as it is now\. Run `l2p embed`"
+    ):
+        empty.draw()
+
+
+def test_embeddings_in_another_precision_are_refused(empty: Project):
+    with pytest.raises(DataError, match=r"in float32, expected .* in bfloat16\. Run `l2p embed` again"):
+        empty.draw(dtype="bfloat16")
+
+
+def test_without_embeddings_the_stage_that_writes_them_is_named(pin: SourcePin, tmp_path: Path):
+    with pytest.raises(MissingFileError, match="`l2p embed` writes it"):
+        Project(tmp_path, pin).draw()
+
+
+def test_the_text_encoder_is_not_loaded(pin: SourcePin):
+    from l2p.models.source import load_drawing_pipeline
+
+    pipeline = load_drawing_pipeline(pin, shift=7.0)
+    assert pipeline.text_encoder is None
+    assert pipeline.scheduler.config.shift == 7.0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs a user namespace of root")
+def test_a_full_disk_stops_cleanly_and_the_run_goes_on_when_there_is_room(finished: Project, empty: Project):
+    small = (
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o size=72k tmpfs "$0/corpus" && "$@"; s=$?; cp -r "$0/corpus" "$0/kept"; exit $s',
+        str(empty.folder),
+    )
+    empty.corpus.mkdir()
+    full = empty.run_elsewhere(wrapper=small)
+    if "mount" in full.stderr and "DataError" not in full.stderr:
+        pytest.skip("no disk can be mounted here")
+    assert full.returncode == 1
+    said = full.stderr.splitlines()[-1]
+    assert "corpus: no space left on its disk" in said
+    assert "of 8 images are drawn and kept" in said
+    kept = empty.folder / "kept"
+    assert not list(kept.rglob("*.partial"))
+    (kept).rename(empty.corpus.with_name("full"))
+    empty.corpus.rmdir()
+    empty.corpus.with_name("full").rename(empty.corpus)
+    done = empty.draw()
+    assert 0 < done.kept < 8
+    assert done.drawn == 8 - done.kept
+    assert empty.contents() == finished.contents()
+
+
+def test_dvc_watches_everything_that_decides_what_the_corpus_is():
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["synthesize"]
+    by_whom = {"engine", "num_workers", "threads"}
+    own = {f"synthesize.{name}" for name in SynthesizeParams.model_fields if name not in by_whom}
+    assert set(stage["params"]) == own | {f"validate.{name}" for name in check_fields()}
+
+
+@pytest.mark.slow
+def test_compiled_blocks_draw_the_same_up_to_rounding_and_are_recorded(finished: Project, empty: Project):
+    empty.prompts = empty.prompts.head(1)
+    empty.draw(compile=True)
+    for row in empty.table().itertuples():
+        assert np.abs(finished.pixels(row.file_name) - empty.pixels(row.file_name)).max() <= 1
+        assert row.device.endswith(", 1 thread, compiled")
+
+
+def test_a_size_given_twice_is_refused():
+    size = {"height_px": 64, "width_px": 64, "share": 1}
+    with pytest.raises(ValueError, match="is there twice; add the shares"):
+        settings(sizes=[size, size])

@@ -16,7 +16,7 @@ from l2p.stages import embed, prompts, source, synthesize, validate
 
 def test_the_stages_lead_from_a_source_to_an_accepted_corpus_with_embeddings(workspace: Path):
     params = load_params()
-    for stage in (source, prompts, synthesize, validate, embed):
+    for stage in (source, prompts, embed, synthesize, validate):
         stage.run(params)
     manifest = pd.read_parquet(Layout.manifest)
     assert len(manifest) == params.prompts.count * params.synthesize.images_per_prompt
@@ -29,7 +29,7 @@ def test_the_stages_lead_from_a_source_to_an_accepted_corpus_with_embeddings(wor
 
 def test_a_corpus_damaged_after_it_was_drawn_fails_validation_and_is_repaired_by_synthesis(workspace: Path):
     params = load_params()
-    for stage in (source, prompts, synthesize):
+    for stage in (source, prompts, embed, synthesize):
         stage.run(params)
     for path in sorted(Layout.corpus.glob("*/*.png"))[:2]:
         path.write_bytes(path.read_bytes()[:60])

@@ -21,7 +21,7 @@ from l2p.models.source import SourcePin
 from tests.conftest import small_params
 from tests.families.tiny import FAMILIES, PX_PER_TOKEN, TEXTS, build_tiny_family
 
-STAGES = ("source", "prompts", "synthesize", "validate", "embed", "convert", "train")
+STAGES = ("source", "prompts", "embed", "synthesize", "validate", "convert", "train")
 FITTED = ("FluxTransformer2DModel", "SD3Transformer2DModel", "Lumina2Transformer2DModel")  # packed, convolved, linear
 
 
@@ -68,7 +68,7 @@ def test_the_fitted_start_serves_other_families(family: str, tmp_path: Path, mon
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     params["convert"] |= {"init": "fitted", "prediction": "x0"}
     Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    for stage in ("source", "prompts", "synthesize", "validate", "embed", "convert"):
+    for stage in ("source", "prompts", "embed", "synthesize", "validate", "convert"):
         run_stage(stage, Path("params.yaml"))
     model = load_pixel_model(Layout.init)
     assert model.config.snr_scale > 0
@@ -85,7 +85,7 @@ def test_a_source_with_another_autoencoder_is_told_to_start_at_random(
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     params["convert"] |= {"init": "fitted", "prediction": "x0"}
     Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    for stage in ("source", "prompts", "synthesize", "validate", "embed"):
+    for stage in ("source", "prompts", "embed", "synthesize", "validate"):
         run_stage(stage, Path("params.yaml"))
     with pytest.raises(ModelError, match=r"AutoencoderKLQwenImage.*init: random"):
         run_stage("convert", Path("params.yaml"))

@@ -1,43 +1,49 @@
-"""Owns reading the corpus: its table, and what is measured on its images, whatever their state.
-
-Pixel values are 0..255. `contrast` is the largest of the three channels' standard deviations over the image, so that
-a canvas of one colour has contrast 0 whatever the colour.
-"""
+"""Owns reading the corpus: its table, and measuring all its images in bounded memory."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import struct
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm.auto import tqdm
 
+from l2p.data.checking.judges import PixelJudge
+from l2p.data.checking.statistics import decode_image, measure_image, measure_pixels
 from l2p.errors import DataError, MissingFileError
+
+__all__ = ["COLUMNS", "IMAGES_PER_SHARD", "decode_image", "measure_image", "measure_images", "read_table"]
 
 COLUMNS = [
     "file_name",
     "prompt_id",
     "text",
     "style",
+    "repetition",
+    "attempt",
     "seed",
     "sha256",
     "height_px",
     "width_px",
     "num_steps",
     "guidance_scale",
+    "shift",
+    "dtype",
     "source_digest",
+    "batch",
+    "batch_size",
+    "device",
+    "torch_version",
+    "diffusers_version",
+    "transformers_version",
+    "l2p_version",
 ]
 IMAGES_PER_SHARD = 1000
 THREADS = 2
-
-# What Pillow raises on damaged files; a broken PNG chunk is a SyntaxError.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+BATCH_SIZE = 64  # images that are decoded at once where nobody says otherwise
 
 
 def read_table(path: Path, *, written_by: str = "l2p synthesize") -> pd.DataFrame:
@@ -67,60 +73,79 @@ def measure_images(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """Measure the image of every row of `table`; one row each, in the same order.
 
     Returns:
-        Columns file_found, decodable (booleans); measured_sha256; measured_height_px, measured_width_px; mean, contrast
-        (0..255); pixel_digest; problem (why an image is not decodable); duplicate_of (file name of the image with the
-        very same pixels that counts as the original). Values that could not be measured are null.
+        Columns file_found, decodable (booleans); measured_sha256, measured_height_px, measured_width_px,
+        measured_format, measured_mode; mean, contrast, clipped_share, entropy_bits, smoothness, print (see
+        `l2p.data.checking`); pixel_digest; problem (why an image is not decodable);
+        duplicate_of (file name of the image with the very same pixels that counts as the original). Values that could
+        not be measured are null.
     """
-    with ThreadPoolExecutor(THREADS) as pool:
-        measured = pool.map(measure_image, (folder / name for name in table["file_name"]))
-        rows = list(tqdm(measured, total=len(table), desc="measuring", unit="image", disable=None))
-    originals = pd.Series(_originals(table, rows), index=table.index, dtype=object)
-    return pd.DataFrame(rows, index=table.index).assign(duplicate_of=originals)
+    measured = pd.DataFrame(measure_rows(table, folder), index=table.index)
+    return measured.assign(duplicate_of=find_duplicates(table, measured))
 
 
-def measure_image(path: Path) -> dict[str, Any]:
-    """Measure one file that may be missing or damaged."""
-    row: dict[str, Any] = dict.fromkeys(
-        ("measured_sha256", "measured_height_px", "measured_width_px", "mean", "contrast", "pixel_digest", "problem")
-    )
-    row |= {"file_found": path.is_file(), "decodable": False}
-    if not row["file_found"]:
-        return row
-    content = path.read_bytes()
-    row["measured_sha256"] = hashlib.sha256(content).hexdigest()
-    try:
-        pixels_HW3 = decode_image(content)
-    except _DECODING_ERRORS as error:
-        return row | {"problem": " ".join(str(error).split())}
-    height, width, _ = pixels_HW3.shape
-    digest = hashlib.sha256(f"{height}x{width}:".encode() + pixels_HW3.tobytes()).hexdigest()
-    size = {"measured_height_px": height, "measured_width_px": width}
-    values = {"mean": float(pixels_HW3.mean()), "contrast": float(pixels_HW3.std(axis=(0, 1)).max())}
-    return row | {"decodable": True, "pixel_digest": digest} | size | values
+def measure_rows(
+    table: pd.DataFrame,
+    folder: Path,
+    *,
+    judges: Mapping[str, PixelJudge] | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> list[dict[str, Any]]:
+    """Measure the image of every row, and ask the judges about those that can be decoded.
+
+    Args:
+        table: column file_name (null: a file that must not be opened), for judges also text.
+        folder: where the files are.
+        judges: by the name of their rule; what each doubts becomes the value NAME_doubt.
+        batch_size: images in memory at once, for judges.
+    """
+    rows: list[dict[str, Any]] = []
+    bar = tqdm(total=len(table), desc="measuring", unit="image", disable=None)
+    with ThreadPoolExecutor(THREADS) as pool, bar:
+        for part in _parts(table, batch_size):
+            paths = [folder / name if isinstance(name, str) else None for name in part["file_name"]]
+            if judges:
+                rows += _judged(list(pool.map(measure_pixels, paths)), part, judges)
+            else:
+                rows += pool.map(measure_image, paths)  # no need of pixels, which may be large
+            bar.update(len(part))
+    return rows
 
 
-def decode_image(content: bytes) -> np.ndarray:
-    """Decode an image file as uint8 RGB [H, W, 3]; raises one of Pillow's errors if it is damaged."""
-    with Image.open(io.BytesIO(content)) as image:
-        image.load()
-        return np.asarray(image.convert("RGB"))
+def _parts(table: pd.DataFrame, size: int) -> Iterator[pd.DataFrame]:
+    for start in range(0, len(table), size):
+        yield table.iloc[start : start + size]
 
 
-def _originals(table: pd.DataFrame, measured: list[dict[str, Any]]) -> list[str | None]:
+def _judged(
+    measured: list[tuple[dict[str, Any], np.ndarray | None]], part: pd.DataFrame, judges: Mapping[str, PixelJudge]
+) -> list[dict[str, Any]]:
+    """The measured rows, with what each judge doubts."""
+    rows = [row for row, _ in measured]
+    seen = [(place, pixels) for place, (_, pixels) in enumerate(measured) if pixels is not None]
+    for name, judge in judges.items():
+        texts = part["text"].tolist()
+        known = [(place, pixels) for place, pixels in seen if isinstance(texts[place], str)]
+        doubts = judge.doubts([pixels for _, pixels in known], [texts[place] for place, _ in known]) if known else []
+        by_place = dict(zip((place for place, _ in known), doubts, strict=True))
+        for place, row in enumerate(rows):
+            row[f"{name}_doubt"] = by_place.get(place)
+    return rows
+
+
+def find_duplicates(table: pd.DataFrame, measured: pd.DataFrame) -> pd.Series:
     """For every row with the pixels of another: that other's file name, unless the row itself is the original.
 
     The original is the first one whose bytes are those the table promises, so that a file copied over another one does
     not take its source's place.
     """
-    names, promised = table["file_name"].tolist(), table["sha256"].tolist()
-    positions = range(len(names))
-    intact_first = sorted(positions, key=lambda position: measured[position]["measured_sha256"] != promised[position])
+    names, digests = table["file_name"].tolist(), measured["pixel_digest"].tolist()
+    altered = (measured["measured_sha256"] != table["sha256"]).tolist()
     original: dict[str, int] = {}
-    for position in intact_first:
-        original.setdefault(measured[position]["pixel_digest"], position)
-    return [
-        None
-        if row["pixel_digest"] is None or original[row["pixel_digest"]] == position
-        else names[original[row["pixel_digest"]]]
-        for position, row in enumerate(measured)
+    for position in sorted(range(len(names)), key=altered.__getitem__):
+        if isinstance(digests[position], str):
+            original.setdefault(digests[position], position)
+    found = [
+        None if not isinstance(digest, str) or original[digest] == position else names[original[digest]]
+        for position, digest in enumerate(digests)
     ]
+    return pd.Series(found, index=table.index, dtype=object)

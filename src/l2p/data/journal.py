@@ -1,85 +1,146 @@
-"""Owns the journal of finished images: what an interrupted synthesis may keep, and the removal of everything else.
+"""Owns the journal of drawn batches: with what each image was drawn, and what an interrupted synthesis may keep.
 
-One JSON object a line, appended after the images of a batch are on disk; a line torn by a kill is an unfinished image.
+One JSON object a line and batch, appended after the batch's images are on disk; a line torn by a kill is a batch that
+was not drawn. Each worker appends to a part of its own; the next start, or the end, joins them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
-from l2p.files import atomic_path, sha256_file
+from l2p.files import atomic_path
 
 JOURNAL = "journal.jsonl"
-HASH_THREADS = 2
+_PARTS = "journal.*.jsonl"
 
 # An image is kept only if it was drawn with the very same values of these.
-IDENTITY = ("prompt_id", "seed", "num_steps", "guidance_scale", "height_px", "width_px", "source_digest", "dtype")
+IDENTITY = (
+    "prompt_id",
+    "text",
+    "repetition",
+    "attempt",
+    "seed",
+    "height_px",
+    "width_px",
+    "num_steps",
+    "guidance_scale",
+    "shift",
+    "dtype",
+    "source_digest",
+)
 
 Row = dict[str, Any]
+Key = tuple[str, int]  # file name in the corpus, attempt
 
 
-def keep_finished(folder: Path, plan: list[Row]) -> dict[str, str]:
-    """Delete from `folder` whatever is not a finished image of `plan`; returns file name -> SHA-256 of those that are.
+@dataclass(frozen=True)
+class DrawnBatch:
+    """A batch as it was drawn.
 
-    An image is finished when the journal says that it was drawn as `plan` wants it and its bytes are those written.
-    The journal is rewritten to name exactly the kept images.
+    Attributes:
+        batch: its name.
+        rows: all images that were drawn together, in order.
+        environment: device, threads and library versions.
+        embeddings: digest of the prompt embeddings that it was drawn from.
+        sha256: file name -> digest, of the images that were written.
+        faults: file name -> why its values are no picture; it was written in black.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    journal = read_journal(folder)
-    candidates = [row for row in plan if _drawn_as_planned(journal.get(row["file_name"]), row)]
-    with ThreadPoolExecutor(HASH_THREADS) as pool:
-        whole = pool.map(lambda row: _is_whole(folder, journal[row["file_name"]]), candidates)
-        watched = tqdm(whole, total=len(candidates), desc="checking images", unit="image", disable=None)
-        kept = {row["file_name"]: journal[row["file_name"]] for row, ok in zip(candidates, watched, strict=True) if ok}
-    write_journal(folder, kept.values())
-    _delete_all_but(folder, {JOURNAL, *kept})
-    return {name: row["sha256"] for name, row in kept.items()}
+
+    batch: str
+    rows: tuple[Row, ...]
+    environment: dict[str, Any]
+    embeddings: str
+    sha256: dict[str, str]
+    faults: dict[str, str] = field(default_factory=dict)
+
+    def row(self, name: str) -> Row:
+        """The row of one of its images."""
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Row]:
+        return {row["file_name"]: row for row in self.rows}
 
 
-def read_journal(folder: Path) -> dict[str, Row]:
-    """Rows by file name; the last line of an image counts, unreadable lines do not."""
-    path = folder / JOURNAL
-    rows: dict[str, Row] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+Journal = dict[Key, DrawnBatch]
+
+
+def key_of(row: Row) -> Key:
+    """Under which an image stands in a journal."""
+    return row["file_name"], row["attempt"]
+
+
+def read_journal(folder: Path) -> Journal:
+    """The batch in which each attempt at each image was drawn last; unreadable lines do not count."""
+    found: Journal = {}
+    for path in _files(folder):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                raw = json.loads(line)
+                add_to_journal(found, DrawnBatch(**{**raw, "rows": tuple(raw["rows"])}))
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue  # torn by a kill, or of an older version: its images count as not drawn
+    return found
+
+
+def add_to_journal(journal: Journal, drawn: DrawnBatch) -> None:
+    """Note the images that were written."""
+    for name in drawn.sha256:
+        journal[name, drawn.row(name)["attempt"]] = drawn
+
+
+def append_journal(path: Path, drawn: DrawnBatch) -> None:
+    """Add a batch at the end of a journal or a part of one; a line that does not fit on the disk is taken back."""
+    line = json.dumps(asdict(drawn)) + "\n"
+    with path.open("ab") as stream:
+        start = stream.tell()
         try:
-            row = json.loads(line)
-            rows[row["file_name"]] = row
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue  # torn by a kill: its image counts as unfinished
-    return rows
+            stream.write(line.encode())
+            stream.flush()
+        except OSError:
+            os.ftruncate(stream.fileno(), start)
+            raise
 
 
-def append_journal(folder: Path, rows: Iterable[Row]) -> None:
-    """Add finished images at the end."""
-    with (folder / JOURNAL).open("a", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def write_journal(folder: Path, rows: Iterable[Row]) -> None:
-    """Replace the journal, atomically, also where the old one is a link into a cache."""
+def write_journal(folder: Path, journal: Mapping[Key, DrawnBatch], keep: Iterable[Key]) -> None:
+    """Replace journal and parts by one that speaks of `keep` alone, the same however often the run was interrupted."""
+    together: dict[str, dict[str, DrawnBatch]] = {}
+    for key in keep:
+        drawn = journal[key]
+        same = json.dumps([*_order(drawn), drawn.batch, drawn.environment, drawn.embeddings])
+        together.setdefault(same, {})[key[0]] = drawn
+    joined = sorted((_join(found) for found in together.values()), key=_order)
     with atomic_path(folder / JOURNAL) as partial:
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        partial.write_text("".join(json.dumps(asdict(drawn)) + "\n" for drawn in joined), encoding="utf-8")
+    for part in folder.glob(_PARTS):
+        part.unlink()
 
 
-def _drawn_as_planned(found: Row | None, planned: Row) -> bool:
-    return found is not None and "sha256" in found and all(found.get(key) == planned[key] for key in IDENTITY)
+def _join(found: dict[str, DrawnBatch]) -> DrawnBatch:
+    """One batch that speaks of the images `found`, in the order of its rows."""
+    first = next(iter(found.values()))
+    names = [row["file_name"] for row in first.rows if row["file_name"] in found]
+    sha256 = {name: found[name].sha256[name] for name in names}
+    faults = {name: found[name].faults[name] for name in names if name in found[name].faults}
+    return replace(first, sha256=sha256, faults=faults)
 
 
-def _is_whole(folder: Path, row: Row) -> bool:
-    path = folder / row["file_name"]
-    return path.is_file() and sha256_file(path) == row["sha256"]
+def _order(drawn: DrawnBatch) -> tuple[Any, ...]:
+    row = drawn.rows[0]
+    return row["attempt"], row["height_px"], row["width_px"], len(row["text"].split()), row["file_name"], drawn.batch
 
 
-def _delete_all_but(folder: Path, names: set[str]) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):  # files before the folders that hold them
-        if path.is_dir() and not path.is_symlink():
-            if not any(path.iterdir()):
-                path.rmdir()
-        elif path.relative_to(folder).as_posix() not in names:
-            path.unlink()
+def part_of_journal(folder: Path, worker: str) -> Path:
+    """Where a worker writes."""
+    return folder / f"journal.{worker}.jsonl"
+
+
+def _files(folder: Path) -> list[Path]:
+    main = folder / JOURNAL
+    return [*([main] if main.is_file() else []), *sorted(folder.glob(_PARTS))]

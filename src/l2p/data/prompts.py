@@ -11,7 +11,14 @@ from typing import Any
 import pandas as pd
 
 from l2p.config import PromptsParams
-from l2p.data.prompting.candidates import COLUMNS, Candidate, prompt_id, prompt_table, rejected_table
+from l2p.data.prompting.candidates import (
+    COLUMNS,
+    Candidate,
+    prompt_id,
+    prompt_table,
+    rejected_table,
+    require_plain_ids,
+)
 from l2p.data.prompting.card import describe_table, draw_card
 from l2p.data.prompting.drawing import fill, grammar_stream, sample, world_stream
 from l2p.data.prompting.files import read_candidates
@@ -103,6 +110,7 @@ def read_prompts(table: Path) -> pd.DataFrame:
     missing = [name for name in COLUMNS if name not in prompts.columns]
     if missing:
         raise DataError(f"{table}: no column {missing[0]!r}. Delete it and run `l2p prompts` again.")
+    require_plain_ids(prompts["prompt_id"], where=str(table))
     return prompts
 
 

@@ -28,6 +28,7 @@ from l2p.models.pipeline_guidance import guided_velocity
 from l2p.models.pipeline_images import Known, read_known
 from l2p.models.pipeline_lora import PixelLoraMixin
 from l2p.models.pipeline_prompts import TEXT_PARTS, PromptMixin, as_list
+from l2p.models.pipeline_registry import RegistryMixin
 from l2p.models.pipeline_schedule import build_scheduler, make_schedule
 from l2p.models.pipeline_steps import Drawing, Step, StepCallback, solver_settings, starting_noise
 from l2p.models.pixel_transformer import CHANNELS, PixelTransformer, tensor_dtype
@@ -40,7 +41,7 @@ NUM_STEPS = 30  # of a pipeline that was built without saying
 OutputType = Literal["pil", "np", "pt", "latent"]
 
 
-class L2PPipeline(DiffusionPipeline, PromptMixin, PixelLoraMixin):
+class L2PPipeline(DiffusionPipeline, PromptMixin, PixelLoraMixin, RegistryMixin):
     """Text to image, image to image and inpainting in pixel space."""
 
     __module__ = "l2p"  # what diffusers imports (decision 0005)

@@ -5,14 +5,20 @@ Each image has its own generator, so it does not depend on which others share it
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from l2p.models.adapters import get_adapter
 from l2p.models.adapters.base import PromptEmbedding
 from l2p.models.pipeline import L2PPipeline
+
+# Said of the views that split Z-Image's complex rotary table; what is behind them is compiled.
+_COMPLEX_VIEWS = "Torchinductor does not support code generation for complex operators"
+_MAX_SHAPES = 512  # of one block: as many as a caption has lengths
 
 
 def encode_prompts(pipeline: Any, prompts: list[str]) -> list[PromptEmbedding]:
@@ -66,6 +72,20 @@ def draw_pixels(
         **inputs,
     ).images
     return pixels
+
+
+def compile_blocks(transformer: nn.Module) -> None:
+    """Let torch.compile take over each repeated block of a source's transformer at its first use, in place.
+
+    Shapes are compiled exactly, so that the kernels of a batch do not depend on the batches before it.
+    """
+    warnings.filterwarnings("ignore", message=_COMPLEX_VIEWS)
+    torch._dynamo.config.recompile_limit = _MAX_SHAPES
+    torch._dynamo.config.fail_on_recompile_limit_hit = True  # else it goes on uncompiled without a word
+    adapter = get_adapter(type(transformer).__name__)
+    for name in adapter.image_blocks:
+        for block in transformer.get_submodule(name).children():
+            block.compile(dynamic=False)
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from l2p.errors import SourceError
-from l2p.files import read_json, sha256_file, sha256_json, write_json
+from l2p.files import read_json, require_below, sha256_file, sha256_json, write_json
 
 MODEL_INDEX = "model_index.json"
 _WEIGHT_SUFFIXES = (".safetensors",)
@@ -121,6 +121,7 @@ def verify_source(pin: SourcePin) -> None:
         SourceError: a file is missing or differs; the message names the first such file.
     """
     folder = pin.folder
+    require_below(pin.files, where=f"the pin of {pin.path}")
     for name, digest in pin.files.items():
         path = folder / name
         if not path.is_file():
@@ -139,6 +140,19 @@ def load_source_pipeline(pin: SourcePin, *, dtype: str = "float32", device: str 
 def load_text_pipeline(pin: SourcePin, *, dtype: str = "float32", device: str = "cpu") -> Any:
     """The source's pipeline with its text encoders only: no VAE, no transformer."""
     return _load(pin, dtype, device, {"vae": None, "transformer": None})
+
+
+def load_drawing_pipeline(
+    pin: SourcePin, *, dtype: str = "float32", device: str = "cpu", shift: float | None = None
+) -> Any:
+    """The source's pipeline without text encoders, to draw from ready embeddings; None: the scheduler's own shift."""
+    from l2p.models.pipeline_schedule import build_scheduler
+
+    index = read_json(pin.folder / MODEL_INDEX, written_by="the source's author")
+    pipeline = _load(pin, dtype, device, {name: None for name in index if name.startswith("text_encoder")})
+    if shift is not None:
+        pipeline.scheduler = build_scheduler(pin, shift)
+    return pipeline
 
 
 def load_source_config(pin: SourcePin, part: str) -> dict[str, Any]:
@@ -160,7 +174,9 @@ def _load(pin: SourcePin, dtype: str, device: str, replaced: dict[str, None]) ->
     verify_source(pin)
     pipeline_class = getattr(diffusers, pin.pipeline_class)
     try:
-        pipeline = pipeline_class.from_pretrained(pin.folder, dtype=tensor_dtype(dtype), **replaced)
+        pipeline = pipeline_class.from_pretrained(
+            pin.folder, dtype=tensor_dtype(dtype), use_safetensors=True, trust_remote_code=False, **replaced
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise SourceError(f"{pin.path}: diffusers cannot load it ({' '.join(str(error).split())[:300]}).") from error
     pipeline.set_progress_bar_config(disable=True)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from l2p.config import Layout, Params
 from l2p.errors import MissingFileError
+from l2p.files import require_below
 from l2p.models.adapters import get_adapter
 from l2p.models.adapters.base import to_device
 from l2p.models.delta import save_delta
@@ -66,12 +67,15 @@ def _shape(pin: SourcePin, params: Params) -> dict[str, Any]:
 
 
 def _calibration(params: Params) -> Calibration:
-    """Accepted corpus images, spread evenly over the corpus, with their prompts' embeddings."""
+    """Accepted corpus images of the size that most have, spread evenly, with their prompts' embeddings."""
     if not Layout.manifest.is_file():
         raise MissingFileError(f"{Layout.manifest}: not found. `l2p validate` writes it; run that first.")
-    manifest = pd.read_parquet(Layout.manifest, columns=["file_name", "prompt_id"])
+    manifest = pd.read_parquet(Layout.manifest, columns=["file_name", "prompt_id", "height_px", "width_px"])
+    sizes = manifest.groupby(["height_px", "width_px"])
+    manifest = sizes.get_group(sizes.size().idxmax())
     rows = manifest.iloc[evenly(len(manifest), params.convert.calibration_images)]
     store = EmbeddingStore(Layout.embeddings)
+    require_below(rows["file_name"], where=str(Layout.manifest))
     images = [np.asarray(Image.open(Layout.corpus / name).convert("RGB")) for name in rows.file_name]
     stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     texts = [to_device(store.get(prompt_id), torch.device("cpu"), torch.float32) for prompt_id in rows.prompt_id]

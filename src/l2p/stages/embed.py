@@ -9,12 +9,15 @@ from l2p.models.source import SourcePin
 
 
 def run(params: Params) -> None:
-    """Write `data/embeddings`, in the precision in which the source drew the corpus."""
-    count = embed_prompts(
-        read_prompts(Layout.prompts_table),
+    """Write `data/embeddings`, in the precision in which the source draws the corpus; what is there already is kept."""
+    prompts = read_prompts(Layout.prompts_table)
+    new = embed_prompts(
+        prompts,
         pin=SourcePin.load(Layout.source),
         folder=Layout.embeddings,
         batch_size=params.embed.batch_size,
-        dtype=params.synthesize.dtype,
+        dtype=params.synthesize.precision,
     )
-    print(f"{count} prompt embeddings, the empty prompt included")
+    count = len(prompts) + 1
+    kept = f", {count - new} kept from before" if new < count else ""
+    print(f"{count} prompt embeddings, the empty prompt included{kept}")

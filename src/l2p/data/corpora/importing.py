@@ -34,7 +34,8 @@ from l2p.files import atomic_path
 
 IMPORTED = "imported"  # as source digest: no pinned source is known to have drawn the image
 ORIGINAL_NAME = "imported_from"  # column with the image's name in the foreign folder
-_OUR_NAME = re.compile(r"\d{5}/\d{6}\.(png|jpe?g|webp)")
+_OUR_NAME = re.compile(r"(\d{5}/\d{6}|[0-9a-f]{2}/[A-Za-z0-9_][A-Za-z0-9._-]*-\d+)\.(png|jpe?g|webp)")
+_COUNTS = ("repetition", "attempt", "batch_size")  # integers that only a drawn image has
 _NAMED_PROBLEMS = 3
 
 
@@ -167,11 +168,16 @@ def _row(image: ForeignImage, measured: dict[str, Any], number: int) -> dict[str
         "height_px": measured["measured_height_px"],
         "width_px": measured["measured_width_px"],
         "num_steps": _number(stated, "num_steps", int, where),
-        "guidance_scale": _number(stated, "guidance_scale", float, where),
+        **{name: _number(stated, name, float, where) for name in ("guidance_scale", "shift")},
+        **{name: _number(stated, name, int, where) for name in _COUNTS},
         "source_digest": str(stated.get("source_digest", IMPORTED)),
     }
-    others = {name: stated.get(name) for name in COLUMNS if name not in ("file_name", "prompt_id", *known)}
+    others = {name: _text(stated.get(name)) for name in COLUMNS if name not in ("file_name", "prompt_id", *known)}
     return {**known, **others, ORIGINAL_NAME: str(stated.get(ORIGINAL_NAME, image.name))}
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _number(
@@ -189,6 +195,7 @@ def _number(
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    steps = "Int64" if table["num_steps"].isna().any() else "int64"  # as synthesis has it where all are known
-    kinds = {"seed": "int64", "height_px": "int64", "width_px": "int64", "num_steps": steps}
-    return table.astype({**kinds, "guidance_scale": "float64"})
+    """Types as synthesis has them; integers that are not known of every image are of a type that has gaps."""
+    kinds = {name: "Int64" if table[name].isna().any() else "int64" for name in ("num_steps", *_COUNTS)}
+    kinds |= dict.fromkeys(("seed", "height_px", "width_px"), "int64")
+    return table.astype({**kinds, "guidance_scale": "float64", "shift": "float64"})

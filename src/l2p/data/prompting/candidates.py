@@ -74,6 +74,17 @@ def check_own_ids(candidates: Iterable[Candidate]) -> None:
         places[folded] = candidate.origin
 
 
+def require_plain_ids(ids: Iterable[object], *, where: str) -> None:
+    """Ids become file names, so those of a stored table are checked again.
+
+    Raises:
+        DataError: names the first that is no plain name.
+    """
+    for name in ids:
+        if not isinstance(name, str) or not _OWN_ID.fullmatch(name):
+            raise DataError(f"{where}: prompt id {name!r} is no plain name. Delete it and run `l2p prompts` again.")
+
+
 def prompt_table(candidates: list[Candidate]) -> pd.DataFrame:
     """Columns prompt_id, text, style, and the candidates' classes.
 

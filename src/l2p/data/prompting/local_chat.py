@@ -92,8 +92,12 @@ def _load_chat_model(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left", local_files_only=True)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            folder, padding_side="left", local_files_only=True, trust_remote_code=False
+        )
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"prompts.llm.model = {str(folder)!r}: transformers cannot load it ({' '.join(str(error).split())[:200]}). "
