@@ -14,7 +14,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format source flow ablations soak clean
+.PHONY: help demo test test-slow check format source flow ui ablations soak faults clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -29,11 +29,12 @@ test: $(INSTALLED) ## The default tests: no GPU, no network.
 test-slow: $(INSTALLED) ## The tests that take minutes each.
 	$(BIN)/python -m pytest -m slow
 
-check: $(INSTALLED) ## Format, lint, types and import contracts.
+check: $(INSTALLED) ## Format, lint, types and import contracts; and, never failing, known vulnerabilities.
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	-@$(BIN)/python -m bench.audit
 
 format: $(INSTALLED) ## Format the code and correct what lint can.
 	$(BIN)/ruff check --fix
@@ -48,8 +49,14 @@ ablations: $(INSTALLED) ## The paper's questions on the embedded source: a table
 soak: $(INSTALLED) ## Kill a training twenty times and compare its weights bit for bit.
 	$(BIN)/python -m bench.soak
 
+faults: $(INSTALLED) ## Disturb a small conversion a hundred times and count what is not as it must be (hours; resumable).
+	nice $(BIN)/python -m bench.faults --work build/faults
+
 flow: $(INSTALLED) ## The pipeline as a Prefect flow.
 	$(BIN)/python -m flows.conversion
+
+ui: $(INSTALLED) ## Prefect and MLflow with schedules, on loopback; ports: make ui UI="--prefect-port 4201".
+	exec $(BIN)/python -m flows.ui $(UI)
 
 clean: ## Remove every result of the pipeline, the registry too; sources and the environment stay.
 	rm -rf data models reports mlruns mlflow.db dvc.lock .dvc/cache .dvc/tmp

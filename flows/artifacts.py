@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from prefect.artifacts import create_link_artifact
 
 from l2p.config import Layout
 from l2p.files import read_json
@@ -17,6 +19,7 @@ PROMPTS_SHOWN = 8
 TILE_PX = 96
 MAX_GRID_PX = 640
 _GAP_PX = 4
+MLFLOW_UI_VARIABLE = "L2P_MLFLOW_UI"  # address of the MLflow server's pages, where there is one
 
 BENCHMARKS = (("GenEval", "geneval", "tags", 3), ("DPG-Bench", "dpg", "categories", 1))
 
@@ -84,6 +87,15 @@ def data_uri(image: Image.Image) -> str:
     stream = io.BytesIO()
     image.save(stream, format="WEBP", quality=88)
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+
+
+def link_to_version(name: str, version: int) -> None:
+    """Link the registered version in the MLflow UI, where its address is known."""
+    if address := os.environ.get(MLFLOW_UI_VARIABLE):
+        link = f"{address.rstrip('/')}/#/models/{name}/versions/{version}"
+        create_link_artifact(
+            link, key="registered-version", link_text=f"{name} version {version}", description="The version in MLflow."
+        )
 
 
 def _model_line(model: Mapping[str, Any] | None, verified: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,12 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 from prefect.testing.utilities import prefect_test_harness
 
 from flows import conversion as module
 from flows.artifacts import score_table
 from flows.process import StageFailedError
+from l2p.errors import ConfigError
 from tests.conftest import ROOT
 from tests.flows.test_process import SLEEPER, is_alive, wait_for
 
@@ -179,6 +182,46 @@ stages:
     )
     jobs = module.conversion.with_options(task_runner=module._runner(2), timeout_seconds=120)
     jobs(root=str(root))
+
+
+@pytest.mark.slow
+def test_of_two_flows_started_at_once_the_second_waits_for_the_first(
+    make_project: Callable[[str], Path], tmp_path: Path
+) -> None:
+    root = make_project("stages: {train: {cmd: echo run >> runs.txt && sleep 5, outs: [runs.txt: {persist: true}]}}")
+    with (
+        start_flow(root=root, home=tmp_path / "first") as first,
+        start_flow(root=root, home=tmp_path / "second") as second,
+    ):
+        logs = [process.communicate(timeout=300)[0] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), logs
+    assert (root / "runs.txt").read_text() == "run\n"  # the second found no work
+    assert sum("waiting: this project has a conversion already, flow run" in log for log in logs) <= 1
+    assert sum("Finished in state Unchanged" in log for log in logs) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("server", "at_once")
+def test_overrides_are_written_before_the_stages_run_and_stay(make_project: Callable[[str], Path]) -> None:
+    root = make_project(
+        "stages: {train: {cmd: cp params.yaml seen.yaml, params: [train.num_steps], outs: [seen.yaml]}}"
+    )
+    shutil.copyfile(ROOT / "params.yaml", root / "params.yaml")
+    module.conversion(root=str(root), overrides=["train.num_steps=77"])
+    assert yaml.safe_load((root / "seen.yaml").read_text())["train"]["num_steps"] == 77
+    module.conversion(root=str(root))
+    assert yaml.safe_load((root / "params.yaml").read_text())["train"]["num_steps"] == 77
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("server")
+def test_a_wrong_override_runs_and_writes_nothing(make_project: Callable[[str], Path]) -> None:
+    root = make_project(FLAKY)
+    shutil.copyfile(ROOT / "params.yaml", root / "params.yaml")
+    with pytest.raises(ConfigError, match=r"unknown key `train\.num_stepz`"):
+        module.conversion(root=str(root), overrides=["train.num_steps=77", "train.num_stepz=3"])
+    assert (root / "params.yaml").read_text() == (ROOT / "params.yaml").read_text()
+    assert not (root / "tried").exists()
 
 
 @pytest.mark.slow

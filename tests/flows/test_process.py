@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.process import Processes, StageFailedError, run_stage
+from flows.process import Processes, StageFailedError, StoppedError, run_stage
 from l2p.errors import L2PError
 
 SLEEPER = """
@@ -88,7 +88,7 @@ def test_a_running_stage_is_busy_for_others_and_dies_with_its_group(make_project
     def run() -> None:
         try:
             run_stage("sleeper", root=root, force=False, say=lambda line: None, processes=processes)
-        except StageFailedError as error:
+        except StoppedError as error:
             failures.append(error)
 
     thread = threading.Thread(target=run)
