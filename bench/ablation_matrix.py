@@ -20,7 +20,7 @@ from l2p.errors import ConfigError, MissingFileError
 BASELINE = "baseline"
 _NAME = r"^[a-z0-9][a-z0-9-]*$"
 
-CorpusKind = Literal["source", "renders"]
+CorpusKind = Literal["source", "renders", "polluted"]
 
 
 class Group(Section):
@@ -37,7 +37,10 @@ class Variant(Section):
     group: str = Field(description="The question it belongs to.")
     name: str = Field(pattern=_NAME, description="Names its folder and its row; unique.")
     overrides: dict[str, Any] = Field(default_factory=dict, description="Dotted keys of params.yaml.")
-    corpus: CorpusKind = Field(default="source", description="Who draws the corpus: the source, or the renderer.")
+    corpus: CorpusKind = Field(
+        default="source",
+        description="Who draws the corpus: the source, the renderer, or the source with images replaced.",
+    )
     also_against: str | None = Field(default=None, description="A variant to compare with, besides the baseline.")
 
 

@@ -71,7 +71,7 @@ def draw_corpus(prompts: pd.DataFrame, params: SynthesizeParams) -> int:
         scene = draw_scene(read_caption(row["text"]), random.Random(row["seed"]))
         row["sha256"] = write_png(Layout.corpus / row["file_name"], render(scene))
     with atomic_path(Layout.corpus_table) as partial:
-        pd.DataFrame(rows)[COLUMNS].to_parquet(partial, index=False)
+        pd.DataFrame(rows).reindex(columns=COLUMNS).to_parquet(partial, index=False)
     return len(rows)
 
 

@@ -30,7 +30,11 @@ from l2p.files import read_json, sha256_file, sha256_json, write_json
 
 DONE, LOG, PARAMS, LOCK = "done.json", "log.txt", "params.yaml", "lock"
 TARGETS = ("geneval@source", "geneval@pixel", "dpg@source", "dpg@pixel")
-RENDERS_COMMAND = "python -m bench.ablation_renders"
+# What draws a corpus in place of `l2p synthesize`, by the kind of the corpus.
+CORPUS_COMMANDS = {
+    "renders": "python -m bench.ablation_renders",
+    "polluted": "python -m bench.ablation_pollution --share 0.25",
+}
 _DRAWS_CORPUS = "synthesize"
 _SCRATCH = (Layout.checkpoints,)  # of no use once the stage is finished, and large
 _KEY_LENGTH = 12
@@ -93,10 +97,11 @@ def read_pipeline(root: Path, targets: Sequence[str] = TARGETS) -> list[Stage]:
 
 
 def for_corpus(stages: Sequence[Stage], job: Job) -> list[Stage]:
-    """The stages of a job: where the renderer draws the corpus, its command takes the place of `l2p synthesize`."""
+    """The stages of a job: another kind of corpus has another command in the place of `l2p synthesize`."""
     if job.corpus == "source":
         return list(stages)
-    return [replace(stage, cmd=RENDERS_COMMAND) if stage.name == _DRAWS_CORPUS else stage for stage in stages]
+    command = CORPUS_COMMANDS[job.corpus]
+    return [replace(stage, cmd=command) if stage.name == _DRAWS_CORPUS else stage for stage in stages]
 
 
 def with_keys(stages: Sequence[Stage], params: Mapping[str, Any], root: Path) -> dict[str, Keyed]:

@@ -97,7 +97,7 @@ def test_a_registered_model_is_exported_by_its_name(project: Path, monkeypatch: 
         asked.update(reference=reference, tracking_uri=tracking_uri)
         return Layout.pixel
 
-    monkeypatch.setattr("l2p.registry.versions.fetch_model", fetch)
+    monkeypatch.setattr("l2p.registry.loading.fetch_verified", fetch)
     l2p("export", "shapes-pixel@champion", "--format", "official", "--out", "out/model.safetensors")
     assert asked["reference"] == "shapes-pixel@champion"
     assert asked["tracking_uri"].startswith("sqlite")

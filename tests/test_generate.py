@@ -110,7 +110,7 @@ def test_a_name_in_the_registry_is_drawn_from_the_folder_that_it_stands_for(
         asked.append((reference, tracking_uri))
         return delta
 
-    monkeypatch.setattr("l2p.registry.versions.fetch_model", fetch)
+    monkeypatch.setattr("l2p.registry.loading.fetch_verified", fetch)
     run("--model", "shapes-pixel@candidate", "--steps", "1", "--out", "x.png")
     assert asked == [("shapes-pixel@candidate", "sqlite:///mlflow.db")]
     assert pixels("x.png").shape == (64, 64, 3), "the size of the corpus"

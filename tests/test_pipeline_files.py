@@ -115,9 +115,10 @@ def test_nothing_is_recomputed_when_nothing_changed(project: Project) -> None:
         ({"sampling.source.num_steps": 99}, {"geneval@source", "dpg@source", "fidelity", "report"}),
         ({"sampling.pixel.num_steps": 99}, {"convert", "train"} | EVALUATED),
         ({"convert.seed": 99}, {"convert", "train"} | EVALUATED),
-        ({"validate.min_contrast": 9.5}, {"validate", "convert", "train"} | EVALUATED),
+        ({"validate.min_contrast": 9.5}, {"synthesize", "validate", "convert", "train"} | EVALUATED),
+        ({"synthesize.num_workers": 5}, set()),
         ({"synthesize.seed": 5}, {"synthesize", "validate", "convert", "train"} | EVALUATED),
-        ({"embed.batch_size": 1}, {"embed", "convert", "train"} | EVALUATED),
+        ({"embed.batch_size": 1}, {"embed", "synthesize", "validate", "convert", "train"} | EVALUATED),
         ({"prompts.count": 1}, {"prompts", "synthesize", "validate", "embed", "convert", "train"} | EVALUATED),
         ({"register.min_dpg_retention": 0.5}, set()),
     ],
@@ -150,7 +151,13 @@ def test_a_stage_declares_every_section_that_its_code_reads(project: Project, na
 
 def test_resumable_outputs_survive_the_start_of_their_stage(project: Project) -> None:
     kept = {out.def_path for stage in project.stages().values() for out in stage.outs if out.persist}
-    assert {"data/corpus", "models/checkpoints", "reports/training/curves.csv", "reports/geneval/pixel/images"} <= kept
+    assert {"data/corpus", "reports/training/curves.csv", "reports/geneval/pixel/images"} <= kept
+
+
+def test_what_a_remote_does_not_hold_makes_no_stage_run_again(project: Project) -> None:
+    """A clone that pulls has the cached outputs alone; DVC would repeat a stage for any other that is missing."""
+    uncached = {name for name, stage in project.stages().items() if any(not out.use_cache for out in stage.outs)}
+    assert uncached == {ALWAYS}
 
 
 def test_the_lock_is_not_ignored_by_git_since_dvc_refuses_that(project: Project) -> None:

@@ -26,6 +26,7 @@ from l2p.commands import (
     models,
     preset,
     reproduce,
+    serve,
     sources,
     stages,
     summary,
@@ -33,6 +34,7 @@ from l2p.commands import (
 from l2p.config import PARAMS_FILE
 from l2p.errors import L2PError
 from l2p.quiet import quiet_third_parties
+from l2p.redact import redact
 
 USER_MISTAKE = 2
 INTERRUPTED = 130
@@ -88,6 +90,7 @@ for module in (
     corpus,
     formats,
     models,
+    serve,
     reproduce,
     summary,
     explain,
@@ -118,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fail(message: str) -> None:
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    typer.echo(f"error: {redact(' '.join(message.split()))}", err=True)
     sys.exit(USER_MISTAKE)
 
 

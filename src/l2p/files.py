@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from l2p.errors import DataError, MissingFileError
@@ -47,6 +47,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
         else:
             partial.unlink(missing_ok=True)
         raise
+
+
+def require_below(names: Iterable[object], *, where: str) -> None:
+    """Refuse names that lead out of the folder they are joined to, whoever wrote the table they come from.
+
+    Raises:
+        DataError: absolute, with `..` or a backslash, or no text; names the first of them and `where` it stands.
+    """
+    for name in names:
+        text = name if isinstance(name, str) else ""
+        path = PurePosixPath(text)
+        if not text or path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text:
+            raise DataError(
+                f"{where}: names {name!r}, which is not below its folder. The table was changed; restore it."
+            )
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,9 @@ from l2p.models.delta import read_delta_card
 from l2p.models.embeddings import write_embeddings
 from l2p.models.pipeline import load_pixel_pipeline
 from l2p.models.source import SourcePin, pin_source
+from l2p.registry.served import Drawing, log_model
 from l2p.registry.store import Store
+from l2p.registry.versions import DRAWING_TAG, ROOT_TAG, WEIGHTS_TAG
 from tests.conftest import small_params
 
 PROMPTS = ["a red circle", "two blue squares", "a green star on a white background"]
@@ -26,6 +30,15 @@ SCORES = {
     "geneval": {"source": 0.90, "pixel": 0.88, "retention": 0.978, "interval": [0.94, 1.01]},
     "dpg": {"source": 92.0, "pixel": 91.5, "retention": 0.995, "interval": [0.98, 1.01]},
 }
+
+
+@dataclass(frozen=True)
+class Drawable:
+    """A database, the address of the logged model in it, and tags for versions of it."""
+
+    database: Path
+    source: str
+    tags: dict[str, str]
 
 
 @pytest.fixture(scope="session")
@@ -91,6 +104,28 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     return Store("sqlite:///mlflow.db", "tests")
+
+
+@pytest.fixture(scope="session")
+def drawable_template(empty_store: Path, tiny_delta: Path, tmp_path_factory: pytest.TempPathFactory) -> Drawable:
+    """A store with one logged model that draws; logging one takes seconds, so tests copy the database."""
+    folder = tmp_path_factory.mktemp("drawable")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    drawing = Drawing("a red circle", seed=0, height_px=64, width_px=64, num_steps=2, guidance_scale=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        store = Store("sqlite:///mlflow.db", "tests")
+        source = log_model(store, store.create_run("model", {}), tiny_delta, drawing)
+    tags = {WEIGHTS_TAG: sha256_file(tiny_delta / "delta.safetensors"), ROOT_TAG: "0" * 64}
+    return Drawable(folder / "mlflow.db", source, tags | {DRAWING_TAG: json.dumps(asdict(drawing))})
+
+
+@pytest.fixture
+def drawable(drawable_template: Drawable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Drawable:
+    """Likewise, in a working directory of its own."""
+    shutil.copy(drawable_template.database, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    return drawable_template
 
 
 def write_scores(comparison: dict[str, dict]) -> None:

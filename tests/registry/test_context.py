@@ -1,9 +1,10 @@
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from l2p.registry.context import describe_context, environment, git_state
+from l2p.registry.context import describe_context, dvc_digests, environment, git_state
 
 IDENTITY = ["-c", "user.name=A Tester", "-c", "user.email=tester@example.org"]
 
@@ -46,3 +47,22 @@ def test_without_git_there_is_no_commit(repository: Path, monkeypatch: pytest.Mo
 def test_the_environment_is_the_same_each_time_it_is_described() -> None:
     assert environment() == environment()
     assert describe_context()["environment"]["packages"] > 50
+
+
+def test_data_is_named_as_dvc_keeps_it_and_what_was_changed_since_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert dvc_digests() == {}
+    for name in ("data/corpus/image.png", "models/pixel/delta.safetensors"):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).write_text(name)
+    for command in (["init", "--no-scm", "-q"], ["add", "-q", "data/corpus", "models/pixel"]):
+        subprocess.run([sys.executable, "-m", "dvc", *command], check=True, capture_output=True)
+    found = dvc_digests()
+    assert found.keys() == {"data/corpus", "models/pixel"}
+    for path, digest in found.items():
+        assert f"md5: {digest}" in Path(f"{path}.dvc").read_text()
+    Path("data/corpus/image.png").unlink()
+    Path("data/corpus/image.png").write_text("changed")
+    assert dvc_digests().keys() == {"models/pixel"}

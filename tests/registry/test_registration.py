@@ -16,14 +16,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+import l2p
 from l2p.cli import app
 from l2p.config import Layout, Params, load_params
 from l2p.errors import LineageError, MissingFileError, RegistryError
 from l2p.files import read_json, sha256_file, write_json
 from l2p.models.delta import read_delta_card
 from l2p.models.pipeline import load_pixel_pipeline
+from l2p.registry import promotion
 from l2p.registry.store import Store
-from l2p.registry.versions import ModelRegistry, ModelVersion, fetch_model
+from l2p.registry.tracking import TrainingRun
+from l2p.registry.versions import ModelRegistry, ModelVersion
 from l2p.stages import register
 from tests.registry.conftest import SCORES, flip_byte, write_scores
 
@@ -97,6 +100,49 @@ def test_the_run_holds_everything_a_reader_needs(registered: ModelVersion) -> No
     assert read_json(store.fetch(registered.run_id, "geneval/pixel/scores.json"), written_by="")["overall"] == 0.88
 
 
+def test_the_run_says_in_which_environment_and_how_long(registered: ModelVersion) -> None:
+    store = Store("sqlite:///mlflow.db", "l2p")
+    lines = store.fetch(registered.run_id, "project/environment.lock").read_text().splitlines()
+    assert any(line.startswith("torch==") for line in lines)
+    assert [line for line in lines if "/" in line or "@" in line or "==" not in line] == []
+    hours = read_json(store.fetch(registered.run_id, "project/device-hours.json"), written_by="")
+    assert hours == {"total": 0.0}
+    description = store.client.get_model_version(NAME, "1").description
+    assert store.fetch(registered.run_id, "model-card.md").read_text() == description
+
+
+def test_what_was_recorded_of_the_machine_while_training_is_in_the_run(project: Path, params: Params) -> None:
+    store = Store("sqlite:///mlflow.db", "l2p")
+    with TrainingRun.open(
+        tracking_uri="sqlite:///mlflow.db", experiment="l2p", run_file=Layout.checkpoints / "mlflow.json", name="train"
+    ) as run:
+        run.log_metrics({"system/cpu_utilization_percentage": 50.0}, step=0)
+    write_json(Layout.training / "result.json", {"seconds": 1800.0, "num_processes": 4, "device": "GPU"})
+    register.run(params)
+    version = ModelRegistry("sqlite:///mlflow.db").resolve(f"{NAME}@champion")
+    found = store.client.get_run(version.run_id).data
+    assert found.metrics["system/cpu_utilization_percentage"] == 50.0
+    assert found.metrics["device_hours.train"] == found.metrics["device_hours.total"] == 2.0
+    assert found.tags["l2p.training_run"] == run.run_id
+
+
+def test_a_second_process_that_was_faster_keeps_its_version_and_ours_goes(
+    registered_alone: ModelVersion, registry: ModelRegistry, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, asked = ModelRegistry.find, []
+
+    def late(self: ModelRegistry, name: str, tags: dict[str, str]) -> ModelVersion | None:
+        asked.append(name)
+        return None if len(asked) == 1 else find(self, name, tags)  # the other one's comes while we register
+
+    monkeypatch.setattr(ModelRegistry, "find", late)
+    register.run(params)
+    assert [version.version for version in registry.all(NAME)] == [1]
+    runs = Store("sqlite:///mlflow.db", "l2p").client.search_runs(["1"])
+    assert [run.info.run_id for run in runs] == [registered_alone.run_id]
+    assert read_json(Layout.summary, written_by="")["model"]["version"] == 1
+
+
 def test_dvc_finds_no_second_pipeline_among_the_artifacts(registered_template: Path) -> None:
     assert list(registered_template.rglob("dvc.yaml")) == [registered_template / "dvc.yaml"]
     assert len(list(registered_template.glob("mlruns/**/pipeline.yaml"))) == 1
@@ -107,8 +153,8 @@ def test_the_version_carries_a_model_card(registered: ModelVersion) -> None:
     description = client.get_model_version(NAME, "1").description
     assert "| GenEval | 0.900 | 0.880 | 0.978 | 0.940 to 1.010 |" in description
     digest = read_json(Layout.source, written_by="")["digest"]
-    assert f"(digest `{digest[:12]}`), whose licence holds" in description
-    assert "on a corpus of 3 images" in description
+    assert f"(digest `{digest[:12]}`, licence not named by it), whose licence holds" in description
+    assert "on a corpus of 3 images of 64 x 64 pixels, drawn by the source from prompts of `shapes`" in description
     assert f"models:/{NAME}@champion" in description
 
 
@@ -273,7 +319,8 @@ def test_verification_tells_what_cannot_be_reached_from_here(registered: ModelVe
 
 
 def test_verification_notices_weights_changed_in_the_store(registered_alone: ModelVersion, params: Params) -> None:
-    flip_byte(fetch_model(f"{NAME}@champion", tracking_uri="sqlite:///mlflow.db") / "delta.safetensors")
+    registry = ModelRegistry("sqlite:///mlflow.db")
+    flip_byte(registry.download_delta_of(registered_alone.source) / "delta.safetensors")
     state, told = states(params)["registered weights"]
     assert state == "broken"
     assert re.search(r"mlruns.*delta\.safetensors: found .*, registered was", told)
@@ -292,6 +339,58 @@ def test_verification_notices_a_tag_changed_in_the_registry(
 ) -> None:
     registry.set_tag(registered_alone, "l2p.lineage_root", "0" * 64)
     assert "its tag l2p.lineage_root" in only_broken(states(params), "record")
+
+
+@pytest.mark.parametrize("tag", ["l2p.scores", "l2p.origin", "l2p.weights_sha256", "l2p.git_commit", "l2p.new"])
+def test_verification_notices_any_tag_that_was_changed_and_promotion_refuses_it(
+    registered_alone: ModelVersion, registry: ModelRegistry, params: Params, tag: str
+) -> None:
+    registry.set_tag(registered_alone, tag, registered_alone.tags.get(tag, "{}").replace("0.97", "0.99") + " ")
+    state, told = states(params)["tags"]
+    assert state == "broken"
+    assert f"its tag {tag} differs" in told
+    if tag == "l2p.origin":
+        with pytest.raises(LineageError, match=r"its tag l2p\.origin differs"):
+            promotion.promote(params, NAME, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("project/params.yaml", "num_steps: 6", "num_steps: 7"),
+        ("geneval/pixel/scores.json", "0.88", "0.98"),
+        ("project/source.json", '"digest": "', '"digest": "0'),
+    ],
+)
+def test_verification_notices_a_copy_in_the_run_that_was_changed(
+    registered_alone: ModelVersion, params: Params, name: str, before: str, after: str
+) -> None:
+    path = Store("sqlite:///mlflow.db", "l2p").fetch(registered_alone.run_id, name)
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+    assert name in only_broken(states(params), "run's files")
+
+
+def test_verification_loads_no_code_that_was_changed_in_the_store(
+    registered_alone: ModelVersion, registry: ModelRegistry, params: Params
+) -> None:
+    code = registry.download_model_of(registered_alone.source) / "served_model.py"
+    code.write_text(f"import os\nos.mkdir({str(Path('it-ran').resolve())!r})\n{code.read_text()}")
+    assert "served_model.py is" in only_broken(states(params), "drawing")
+    with pytest.raises(LineageError, match=r"served_model\.py is .* Nothing of it was loaded"):
+        promotion.promote(params, NAME, 1)
+    assert not Path("it-ran").exists()
+
+
+def test_a_source_that_is_away_is_unreachable_and_not_broken(
+    registered_alone: ModelVersion, params: Params, tiny_source: Path
+) -> None:
+    pin = read_json(Layout.source, written_by="")
+    write_json(Layout.source, pin | {"path": "./nowhere"})
+    state, told = states(params)["source"]
+    assert state == "unreachable"
+    assert "no such folder" in told
 
 
 def test_verification_notices_a_model_that_draws_something_else(registered_alone: ModelVersion, params: Params) -> None:
@@ -342,6 +441,51 @@ def test_an_application_loads_the_champion_from_anywhere_and_draws(
     assert np.abs(pixels[0] / 255 - expected).max() < 0.01
     (small,) = model.predict([{"prompt": "a red circle"}], params={"height_px": 32, "width_px": 32})
     assert Image.open(io.BytesIO(base64.b64decode(small))).size == (32, 32)
+
+
+def test_a_row_may_have_its_own_size_steps_and_guidance(registered: ModelVersion, project: Path) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
+    rows = pd.DataFrame(
+        {
+            "prompt": ["a red circle"] * 3,
+            "seed": [5] * 3,
+            "height_px": [64, 32, 64],
+            "width_px": [64, 48, 64],
+            "num_steps": [2, 2, 5],
+            "guidance_scale": [0.0] * 3,
+        }
+    )
+    images = [Image.open(io.BytesIO(base64.b64decode(image))) for image in model.predict(rows)]
+    assert [image.size for image in images] == [(64, 64), (48, 32), (64, 64)]
+    (alone,) = model.predict([{"prompt": "a red circle", "seed": 5}], params={"num_steps": 5})
+    assert base64.b64decode(alone) == base64.b64decode(model.predict(rows.iloc[2:])[0])
+    assert not np.array_equal(np.asarray(images[0]), np.asarray(images[2]))
+
+
+def test_a_pipeline_comes_from_the_registry_by_name(
+    registered: ModelVersion, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it where a store was named before
+    assert l2p.L2PPipeline.from_registry(f"{NAME}@champion").config.num_inference_steps == 2
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RegistryError, match="no MLflow store is named"):
+        l2p.L2PPipeline.from_registry(f"{NAME}@champion")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
+    pipeline = l2p.L2PPipeline.from_registry(f"{NAME}/1")
+    expected = load_pixel_pipeline(project / Layout.pixel)
+    for name, tensor in expected.transformer.state_dict().items():
+        assert torch.equal(pipeline.transformer.state_dict()[name], tensor)
+    with pytest.raises(RegistryError, match="no model 'other'"):
+        l2p.L2PPipeline.from_registry("other@champion")
+
+
+def test_a_pipeline_of_weights_changed_in_the_store_is_refused(
+    registered_alone: ModelVersion, registry: ModelRegistry
+) -> None:
+    flip_byte(registry.download_delta_of(registered_alone.source) / "delta.safetensors")
+    with pytest.raises(LineageError, match="registered was"):
+        l2p.L2PPipeline.from_registry(f"{NAME}@champion")
 
 
 @pytest.mark.parametrize(

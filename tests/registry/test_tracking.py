@@ -6,7 +6,8 @@ import pytest
 
 from l2p.errors import RegistryError
 from l2p.registry import tracking
-from l2p.registry.store import Store, absolute_uri, flatten
+from l2p.registry.entries import flatten
+from l2p.registry.store import Store, absolute_uri
 from l2p.registry.tracking import TrainingRun
 
 RUN_FILE = Path("models/checkpoints/mlflow.json")
@@ -61,6 +62,15 @@ def test_ctrl_c_ends_the_run_as_killed(store: Store) -> None:
     with pytest.raises(KeyboardInterrupt), open_run(store) as run:
         raise KeyboardInterrupt
     assert store.client.get_run(run.run_id).info.status == "KILLED"
+
+
+def test_an_interrupted_run_is_found_again_by_a_relative_address(store: Store) -> None:
+    address = "sqlite:///mlflow.db"
+    first, second = (
+        TrainingRun.open(tracking_uri=address, experiment="tests", run_file=RUN_FILE, name="train") for _ in range(2)
+    )
+    assert second.resumed
+    assert second.run_id == first.run_id
 
 
 @pytest.mark.parametrize("known", [{"run_id": "0" * 32}, {"tracking_uri": "sqlite:////elsewhere/mlflow.db"}])

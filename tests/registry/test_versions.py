@@ -1,4 +1,7 @@
 import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -6,8 +9,17 @@ from l2p.config import Params, load_params
 from l2p.errors import RegistryError
 from l2p.registry import promotion
 from l2p.registry.store import Store
-from l2p.registry.versions import CANDIDATE, CHAMPION, PREVIOUS, SCORES_TAG, ModelRegistry, ModelVersion
+from l2p.registry.versions import (
+    CANDIDATE,
+    CHAMPION,
+    DELTA_ARTIFACT,
+    PREVIOUS,
+    SCORES_TAG,
+    ModelRegistry,
+    ModelVersion,
+)
 from tests.conftest import ROOT
+from tests.registry.conftest import Drawable
 
 NAME = "shapes-pixel"
 
@@ -18,18 +30,27 @@ def registry(store: Store) -> ModelRegistry:
 
 
 @pytest.fixture
-def params(store: Store) -> Params:
+def params() -> Params:
     return load_params(ROOT / "params.yaml")
 
 
-def add(store: Store, registry: ModelRegistry, *, geneval: float = 0.95, dpg: float = 1.0, **tags: str) -> ModelVersion:
+def add(
+    store: Store,
+    registry: ModelRegistry,
+    *,
+    geneval: float = 0.95,
+    dpg: float = 1.0,
+    source: str | None = None,
+    **tags: str,
+) -> ModelVersion:
     run_id = store.create_run("test", {})
     scores = {
         "geneval": {"source": 0.9, "pixel": 0.9, "retention": geneval, "interval": [0.9, 1.0]},
         "dpg": {"source": 90, "pixel": 90, "retention": dpg, "interval": [0.9, 1.0]},
     }
     described = {SCORES_TAG: json.dumps(scores)} | tags
-    return registry.create(NAME, source=f"runs:/{run_id}/pixel", run_id=run_id, tags=described, description="A card.")
+    source = source or f"runs:/{run_id}/pixel"
+    return registry.create(NAME, source=source, run_id=run_id, tags=described, description="A card.")
 
 
 def aliases(registry: ModelRegistry) -> dict[int, tuple[str, ...]]:
@@ -92,9 +113,11 @@ def test_a_reference_that_names_nothing_says_what_there_is(
         registry.resolve(reference)
 
 
-def test_promotion_goes_through_the_gate(store: Store, registry: ModelRegistry, params: Params) -> None:
-    add(store, registry, geneval=0.95)
-    add(store, registry, geneval=0.90)
+def test_promotion_goes_through_the_gate(drawable: Drawable, params: Params) -> None:
+    store = Store("sqlite:///mlflow.db", "tests")
+    registry = ModelRegistry(store.tracking_uri)
+    add(store, registry, geneval=0.95, source=drawable.source, **drawable.tags)
+    add(store, registry, geneval=0.90, source=drawable.source, **drawable.tags)
     promoted = promotion.promote(params, NAME, 1)
     assert promoted.champion.version == 1
     with pytest.raises(RegistryError, match=r"shapes-pixel/2: not promoted\. GenEval retention 0\.900 is below"):
@@ -111,11 +134,13 @@ def test_a_version_that_falls_behind_the_champion_is_not_promoted(
         promotion.promote(params, NAME, 2)
 
 
-def test_rollback_exchanges_champion_and_previous(store: Store, registry: ModelRegistry, params: Params) -> None:
-    registry.make_champion(add(store, registry))
+def test_rollback_exchanges_champion_and_previous(drawable: Drawable, params: Params) -> None:
+    store = Store("sqlite:///mlflow.db", "tests")
+    registry = ModelRegistry(store.tracking_uri)
+    registry.make_champion(add(store, registry, source=drawable.source, **drawable.tags))
     with pytest.raises(RegistryError, match="previous: not registered"):
         promotion.rollback(params, NAME)
-    registry.make_champion(add(store, registry))
+    registry.make_champion(add(store, registry, source=drawable.source, **drawable.tags))
     assert promotion.rollback(params, NAME).champion.version == 1
     assert aliases(registry) == {1: (CHAMPION,), 2: (PREVIOUS,)}
 
@@ -127,3 +152,26 @@ def test_a_version_that_l2p_did_not_register_cannot_be_promoted(
     registry.create(NAME, source=f"runs:/{run_id}/pixel", run_id=run_id, tags={}, description="")
     with pytest.raises(RegistryError, match="has no scores"):
         promotion.promote(params, NAME, 1)
+
+
+def test_a_version_that_does_not_load_and_draw_gets_no_alias(drawable: Drawable, params: Params) -> None:
+    store = Store("sqlite:///mlflow.db", "tests")
+    registry = ModelRegistry(store.tracking_uri)
+    model = registry.download_model_of(drawable.source)
+    broken = store.client.create_logged_model(store.experiment_id, name="broken")
+    place = Path(broken.artifact_location)
+    shutil.copytree(model, place)
+    (place / DELTA_ARTIFACT / "delta.safetensors").write_bytes(b"no weights")
+    version = add(store, registry, source=f"models:/{broken.model_id}", **drawable.tags)
+    registry.set_alias(add(store, registry, source=drawable.source, **drawable.tags), CHAMPION)
+    registry.set_alias(version, PREVIOUS)
+    for attempt in (lambda: promotion.promote(params, NAME, 1), lambda: promotion.rollback(params, NAME)):
+        with pytest.raises(RegistryError, match=f"{NAME}/1: does not load and draw"):
+            attempt()
+    assert aliases(registry) == {1: (PREVIOUS,), 2: (CHAMPION,)}
+
+
+def test_a_second_process_that_was_faster_with_the_name_is_no_error(store: Store, registry: ModelRegistry) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        versions = list(pool.map(lambda _: add(store, ModelRegistry(store.tracking_uri)), range(4)))
+    assert sorted(version.version for version in versions) == [1, 2, 3, 4]

@@ -14,6 +14,7 @@ from pathlib import Path
 from l2p.commands.findings import BROKEN, Finding
 from l2p.config import Layout, Params, load_params
 from l2p.errors import L2PError
+from l2p.redact import redact
 
 GIB = 1 << 30
 MIN_FREE_GIB = 5  # room for a demo: corpus, cache, checkpoints and the MLflow store
@@ -155,5 +156,10 @@ def _mlflow(params: Params) -> Finding:
     file = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not file.is_file():
         return Finding("mlflow", f"{file}: no store yet", "ok", "training or `l2p register` creates it")
+    if redact(uri) != uri:
+        step = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (PGPASSWORD for PostgreSQL) and take it out"
+        return Finding("mlflow", f"{redact(uri)}: register.tracking_uri holds a credential", "note", step)
     size = f" ({file.stat().st_size / 1e6:.1f} MB)" if file.is_file() else ""
+    if not uri.startswith("sqlite:///"):
+        return Finding("mlflow", f"{uri}{size}")
     return Finding("mlflow", f"{uri}{size}", "ok", f"`mlflow ui --backend-store-uri {uri}` shows it")

@@ -191,7 +191,6 @@ def verify(
 
 
 def redraw(
-    context: typer.Context,
     rows: Annotated[int, typer.Option(min=1, help="How many images.")] = 10,
     seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
     corpus: Corpus = Layout.corpus,
@@ -201,14 +200,14 @@ def redraw(
     from l2p.data.corpora.redrawing import redraw as draw_again
     from l2p.models.source import SourcePin
 
-    params, table = load_params(context.obj), _read(corpus)
+    table = _read(corpus)
     names = choose_names(table, rows, seed)
-    found = draw_again(table, corpus, names, params=params.synthesize, pin=SourcePin.load(Layout.source))
-    different = [
-        f"{image.file_name} (by up to {image.max_difference} of 255)" for image in found if not image.identical
-    ]
+    found = draw_again(table, corpus, names, embeddings=Layout.embeddings, pin=SourcePin.load(Layout.source))
+    different = [image for image in found if not image.identical]
     typer.echo(f"{len(found) - len(different)} of {len(found)} images have the same bytes again")
-    _print_names("different", different, len(different))
+    for image in different:
+        why = "".join(f"; {reason}" for reason in image.reasons)
+        typer.echo(f"different {image.file_name} (by up to {image.max_difference} of 255){why}")
     if different:
         raise typer.Exit(DIFFERENT)
 

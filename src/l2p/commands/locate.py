@@ -16,9 +16,9 @@ def locate_model(model: str, params: Path) -> Path:
         RegistryError: no such model, alias or version.
     """
     if "@" in model and not Path(model).exists():
-        from l2p.registry.versions import fetch_model
+        from l2p.registry.loading import fetch_verified
 
-        return fetch_model(model, tracking_uri=load_params(params).register_.tracking_uri)
+        return fetch_verified(model, tracking_uri=load_params(params).register_.tracking_uri)
     if not Path(model).is_dir():
         raise MissingFileError(
             f"{model}: no such folder. `dvc repro train` writes {Layout.pixel}; or give NAME@ALIAS of the registry."

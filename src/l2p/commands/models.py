@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from l2p.registry.promotion import Promotion
 
 PANEL = "Models"
+WIDTH = 100  # characters of a line of the tree, at least
 
 Reference = Annotated[str, typer.Argument(metavar="NAME@ALIAS", help="A registered version; or NAME/VERSION.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a registered model.")]
@@ -32,11 +35,13 @@ def lineage(context: typer.Context, reference: Reference) -> None:
 
     settings = load_params(context.obj).register_
     version = ModelRegistry(settings.tracking_uri).resolve(reference)
+    width = shutil.get_terminal_size((WIDTH, 0)).columns
     for depth, node in enumerate(describe(Store(settings.tracking_uri, settings.experiment), version)):
         indent = "   " * depth
         typer.echo(f"{indent[:-3]}{'└─ ' if depth else ''}{node.title}")
         for line in node.lines:
-            typer.echo(f"{indent}   {line}")
+            begin = f"{indent}   "
+            typer.echo(textwrap.fill(line, max(width, WIDTH), initial_indent=begin, subsequent_indent=f"{begin}  "))
 
 
 def verify(context: typer.Context, reference: Reference) -> None:

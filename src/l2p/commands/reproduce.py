@@ -14,6 +14,7 @@ import typer
 
 from l2p.config import PARAMS_FILE, load_params
 from l2p.errors import L2PError, LineageError
+from l2p.redact import redact
 
 if TYPE_CHECKING:
     from l2p.registry.store import Store
@@ -80,7 +81,7 @@ def _fetch_data(folder: Path) -> None:
     command = ("pull", "--allow-missing") if has_remote else ("checkout", "--allow-missing")
     done = _try("dvc", *command, folder=folder)
     if done.returncode:
-        typer.echo(f"  data: not all of it is at hand ({' '.join(done.stderr.split())[:200]})")
+        typer.echo(f"  data: not all of it is at hand ({redact(' '.join(done.stderr.split())[:200])})")
 
 
 def _status(folder: Path) -> str:
@@ -121,7 +122,7 @@ def _run(program: str, *arguments: str, folder: Path | None = None) -> str:
     done = _try(program, *arguments, folder=folder)
     if done.returncode:
         reason = " ".join((done.stderr or done.stdout).split())[:400]
-        raise L2PError(f"`{program} {' '.join(arguments)}` failed ({reason}).")
+        raise L2PError(f"`{program} {' '.join(arguments)}` failed ({redact(reason)}).")
     return done.stdout
 
 

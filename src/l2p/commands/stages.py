@@ -10,15 +10,17 @@ from typing import Annotated, Literal
 
 import typer
 
+from l2p.commands.dvc_parent import die_with_dvc
 from l2p.config import Params, load_params
+from l2p.registry.usage import record_use
 
 # In the order of the pipeline; the keys are the names of stages in dvc.yaml and of modules in l2p.stages.
 STAGES = {
     "source": "Pin the source model by the digest of its files.",
     "prompts": "Draw the prompts of the corpus.",
+    "embed": "Compute the prompt embeddings once.",
     "synthesize": "Let the source draw the corpus.",
     "validate": "Accept or quarantine each image of the corpus.",
-    "embed": "Compute the prompt embeddings once.",
     "convert": "Graft the source onto pixels (untrained).",
     "train": "Transfer the source to pixels.",
     "geneval": "Score a model on GenEval.",
@@ -43,9 +45,11 @@ def add_to(app: typer.Typer) -> None:
 
 def run_stage(name: str, params_file: Path, **options: str | bool) -> None:
     """Run one stage with the parameters in `params_file`."""
+    die_with_dvc()
     params = load_params(params_file)
     _stay_offline_if_local(params)
-    importlib.import_module(f"l2p.stages.{name}").run(params, **options)
+    with record_use(name, params, **options):
+        importlib.import_module(f"l2p.stages.{name}").run(params, **options)
 
 
 def _command(name: str) -> Callable[[typer.Context], None]:

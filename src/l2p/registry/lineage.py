@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from l2p.config import Layout, Params
 from l2p.errors import LineageError
-from l2p.files import read_json, sha256_file, sha256_json
+from l2p.files import read_json, require_below, sha256_file, sha256_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,6 +91,7 @@ def compute_lineage(params: Params, *, source_folder: Path, context: dict[str, A
 def source_inputs(folder: Path) -> dict[str, Any]:
     """The pin, and that every pinned file still has its digest."""
     pin = read_json(Layout.source, written_by="l2p source")
+    require_below(pin["files"], where=str(Layout.source))
     for name, digest in pin["files"].items():
         path = folder / name
         found = sha256_file(path) if path.is_file() else None
@@ -109,6 +110,7 @@ def corpus_inputs() -> dict[str, Any]:
 
     table = file_input(Layout.corpus_table, written_by="synthesize")
     rows = pd.read_parquet(Layout.corpus_table, columns=["file_name", "sha256"]).sort_values("file_name")
+    require_below(rows["file_name"], where=str(Layout.corpus_table))
     _check_images(rows)
     pairs = [list(pair) for pair in rows.itertuples(index=False, name=None)]
     return {"digest": sha256_json(pairs), "images": len(pairs), "table": table}

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l2p.errors import RegistryError
+from l2p.redact import redact, redact_values
+from l2p.registry.entries import Dataset, MetricPoint, chunks, flatten, param_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,23 +25,28 @@ if TYPE_CHECKING:
 ARTIFACTS = Path("mlruns")
 
 _LOCAL_SCHEME = "sqlite:///"
-_ENVIRONMENT = {
+_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # a server that is away costs seconds, not the default's minutes
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # local files are there before a bar is drawn
 }
+# Not a default that a user may change: a model that needs a pickle is never loaded.
+ENVIRONMENT = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false"}
 _QUIET_LOGGERS = ("mlflow", "alembic")
 _MAX_METRICS_PER_CALL = 1000  # of MLflow's own API
 _MAX_PARAMS_PER_CALL = 100
 _MAX_DATASET_DIGEST_CHARS = 36
-_MAX_PARAM_CHARS = 6000
 _SYSTEM_METRICS_EVERY_S = 10
+_COLLISIONS, _COLLISION_WAIT_S = 5, 0.5
+_SYSTEM_PREFIX = "system/"
+_TEXTS = (".csv", ".html", ".json", ".jsonl", ".lock", ".txt", ".yaml", ".yml")  # looked through for secrets
 
 
 def load_mlflow() -> Any:
     """Import mlflow without telemetry and without its notes on database migrations."""
-    for name, value in _ENVIRONMENT.items():
+    for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    os.environ.update(ENVIRONMENT)
     import mlflow
 
     for name in _QUIET_LOGGERS:
@@ -74,33 +80,29 @@ def registry_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
-        reason = " ".join(str(error).split())[:400]
+        reason = redact(" ".join(str(error).split())[:400])
         raise RegistryError(
-            f"MLflow: {doing} failed ({reason}). Check `register.tracking_uri` with `l2p doctor`."
+            f"MLflow: {redact(doing)} failed ({reason}). Check `register.tracking_uri` with `l2p doctor`."
         ) from error
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """An input of a run, named by its content."""
-
-    name: str
-    sha256: str
-    path: str
-    context: str
 
 
 class Store:
     """One MLflow experiment, with the calls that this package makes of it."""
 
-    def __init__(self, tracking_uri: str, experiment: str) -> None:
+    def __init__(self, tracking_uri: str, experiment: str, *, secrets: Iterable[str] = ()) -> None:
         """Open the store at `tracking_uri`; a missing database or experiment is created.
+
+        Args:
+            tracking_uri: of the store.
+            experiment: in it.
+            secrets: environment variables whose values are kept out of what is logged, beside those whose names tell.
 
         Raises:
             RegistryError: the store cannot be reached.
         """
         self.tracking_uri = absolute_uri(tracking_uri)
-        self.experiment = experiment
+        self.experiment, self._secrets = experiment, tuple(secrets)
+        self.redacted: list[str] = []  # artifacts from which a secret was taken out
         with registry_errors(f"opening {tracking_uri}"):
             self.client: MlflowClient = open_client(self.tracking_uri)
             self.experiment_id = self._experiment_id()
@@ -110,9 +112,13 @@ class Store:
         if found is None:
             # A server decides itself where artifacts lie.
             local = self.tracking_uri.startswith(_LOCAL_SCHEME)
-            return self.client.create_experiment(
-                self.experiment, artifact_location=str(ARTIFACTS.resolve()) if local else None
-            )
+            place = str(ARTIFACTS.resolve()) if local else None
+            try:
+                return self.client.create_experiment(self.experiment, artifact_location=place)
+            except load_mlflow().exceptions.MlflowException:  # another process was faster
+                found = self.client.get_experiment_by_name(self.experiment)
+                if found is None:
+                    raise
         if found.lifecycle_stage != "active":
             raise RegistryError(
                 f"MLflow: experiment {self.experiment!r} is deleted. Restore it or change `register.experiment`."
@@ -144,9 +150,10 @@ class Store:
         """Log parameters, nested mappings under dotted names."""
         from mlflow.entities import Param
 
-        entities = [Param(name, param_text(value)) for name, value in flatten(params).items()]
+        known = redact_values(flatten(params), also=self._secrets)
+        entities = [Param(name, param_text(value)) for name, value in known.items()]
         with registry_errors("logging parameters"):
-            for chunk in _chunks(entities, _MAX_PARAMS_PER_CALL):
+            for chunk in chunks(entities, _MAX_PARAMS_PER_CALL):
                 self.client.log_batch(run_id, params=chunk)
 
     def log_metrics(self, run_id: str, points: Iterable[MetricPoint]) -> None:
@@ -155,7 +162,7 @@ class Store:
 
         entities = [Metric(point.name, point.value, point.time_ms, point.step) for point in points]
         with registry_errors("logging metrics"):
-            for chunk in _chunks(entities, _MAX_METRICS_PER_CALL):
+            for chunk in chunks(entities, _MAX_METRICS_PER_CALL):
                 self.client.log_batch(run_id, metrics=chunk)
 
     def log_datasets(self, run_id: str, datasets: Iterable[Dataset]) -> None:
@@ -169,14 +176,32 @@ class Store:
                     name=dataset.name,
                     digest=dataset.sha256[:_MAX_DATASET_DIGEST_CHARS],
                     source_type="local",
-                    source=json.dumps({"uri": dataset.path}),
+                    source=json.dumps(
+                        {"uri": dataset.path} | ({"dvc_md5": dataset.dvc_md5} if dataset.dvc_md5 else {})
+                    ),
                 ),
-                tags=[InputTag("mlflow.data.context", dataset.context)],
+                tags=[
+                    InputTag("mlflow.data.context", dataset.context),
+                    *([InputTag("dvc_md5", dataset.dvc_md5)] if dataset.dvc_md5 else []),
+                ],
             )
             for dataset in datasets
         ]
         with registry_errors("logging datasets"):
-            self.client.log_inputs(run_id, datasets=inputs)
+            self._log_inputs(run_id, inputs)
+
+    def _log_inputs(self, run_id: str, inputs: list[Any]) -> None:
+        """Two runs that name the same data at the same moment collide in MLflow; the second attempt finds the data."""
+        from mlflow.exceptions import MlflowException
+        from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
+
+        again = retry(
+            retry=retry_if_exception_type(MlflowException),
+            stop=stop_after_attempt(_COLLISIONS),
+            wait=wait_random(0, _COLLISION_WAIT_S),
+            reraise=True,
+        )
+        again(self.client.log_inputs)(run_id, datasets=inputs)
 
     def log_image(self, run_id: str, image: Any, *, key: str, step: int) -> None:
         """Log an image (uint8 RGB array or PIL image) so that the MLflow UI shows its development over steps."""
@@ -197,9 +222,38 @@ class Store:
         monitor.start()
         return monitor
 
+    def copy_system_metrics(self, run_id: str, *, of: str) -> int:
+        """Copy what was recorded of the machine during the run `of` into another; returns how many values."""
+        with registry_errors(f"reading the system metrics of run {of}"):
+            names = [name for name in self.client.get_run(of).data.metrics if name.startswith(_SYSTEM_PREFIX)]
+            found = [point for name in names for point in self.client.get_metric_history(of, name)]
+        self.log_metrics(run_id, [MetricPoint(point.key, point.value, point.step, point.timestamp) for point in found])
+        return len(found)
+
+    def find_run(self, run_id: str) -> bool:
+        """Whether this experiment has the run."""
+        with registry_errors(f"looking for run {run_id}"):
+            return bool(self.client.search_runs([self.experiment_id], f"attributes.run_id = '{run_id}'"))
+
+    def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run."""
+        with registry_errors(f"tagging run {run_id}"):
+            for name, value in tags.items():
+                self.client.set_tag(run_id, name, redact(value, also=self._secrets))
+
     def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
-        """Copy a file into the run's artifacts."""
+        """Copy a file into the run's artifacts; a text that holds a secret is copied without it."""
         with registry_errors(f"logging {path}"):
+            if path.suffix in _TEXTS:
+                text = path.read_text(encoding="utf-8", errors="surrogateescape")
+                clean = redact(text, also=self._secrets)
+                if clean != text:
+                    with tempfile.TemporaryDirectory() as scratch:
+                        copy = Path(scratch) / path.name
+                        copy.write_text(clean, encoding="utf-8", errors="surrogateescape")
+                        self.client.log_artifact(run_id, str(copy), folder)
+                    self.redacted.append(f"{folder}/{path.name}" if folder else path.name)
+                    return
             self.client.log_artifact(run_id, str(path), folder)
 
     def log_picture(self, run_id: str, image: Any, name: str) -> None:
@@ -214,7 +268,12 @@ class Store:
     def log_text(self, run_id: str, text: str, name: str) -> None:
         """Write a text artifact."""
         with registry_errors(f"logging {name}"):
-            self.client.log_text(run_id, text, name)
+            self.client.log_text(run_id, redact(text, also=self._secrets), name)
+
+    def has_artifact(self, run_id: str, name: str) -> bool:
+        """Whether the run has an artifact of this name at its top."""
+        with registry_errors(f"listing the artifacts of run {run_id}"):
+            return any(item.path == name for item in self.client.list_artifacts(run_id))
 
     def fetch(self, run_id: str, name: str) -> Path:
         """Path of an artifact; a local store hands out its own file, a remote one a copy."""
@@ -223,42 +282,6 @@ class Store:
             return download(f"{folder}/{name}", tracking_uri=self.tracking_uri)
 
 
-@dataclass(frozen=True)
-class MetricPoint:
-    """One value of one metric; `time_ms` is milliseconds since 1970."""
-
-    name: str
-    value: float
-    step: int
-    time_ms: int
-
-    @classmethod
-    def now(cls, name: str, value: float, step: int) -> MetricPoint:
-        """A value measured just now."""
-        return cls(name, float(value), step, time.time_ns() // 1_000_000)
-
-
 def download(uri: str, *, tracking_uri: str) -> Path:
     """Path of the artifact at `uri`; a local store hands out its own file or folder, a remote one a copy."""
     return Path(load_mlflow().artifacts.download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri))
-
-
-def param_text(value: Any) -> str:
-    """A parameter's value as MLflow keeps it."""
-    return str(value)[:_MAX_PARAM_CHARS]
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted names: {"a": {"b": 1}} becomes {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
-def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -15,7 +15,9 @@ from typing import Any, Self
 
 from l2p.errors import RegistryError
 from l2p.files import read_json, write_json
-from l2p.registry.store import MetricPoint, Store, flatten, param_text
+from l2p.redact import redact, redact_values
+from l2p.registry.entries import MetricPoint, flatten, param_text
+from l2p.registry.store import Store, absolute_uri
 
 FLUSH_EVERY_S = 2.0
 
@@ -55,13 +57,13 @@ class TrainingRun:
             store.client.update_run(run_id, status="RUNNING")
             return cls(store, run_id, resumed=True)
         run_id = store.create_run(name, {"l2p.kind": "training"})
-        write_json(run_file, {"run_id": run_id, "tracking_uri": tracking_uri})
+        write_json(run_file, {"run_id": run_id, "tracking_uri": redact(tracking_uri)})
         return cls(store, run_id, resumed=False)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters (nested mappings allowed); those that changed since the run began become tags."""
         known = self._store.client.get_run(self.run_id).data.params
-        flat = flatten(params)
+        flat = redact_values(flatten(params))
         self._store.log_params(self.run_id, {name: value for name, value in flat.items() if name not in known})
         for name, value in flat.items():
             if name in known and known[name] != param_text(value):
@@ -141,7 +143,7 @@ def _known_run(store: Store, run_file: Path) -> str | None:
     if not run_file.is_file():
         return None
     known = read_json(run_file, written_by="l2p train")
-    if known["tracking_uri"] != store.tracking_uri:
+    if redact(absolute_uri(known["tracking_uri"])) != redact(store.tracking_uri):
         return None
     found = store.client.search_runs([store.experiment_id], filter_string=f"attributes.run_id = '{known['run_id']}'")
     return str(found[0].info.run_id) if found else None

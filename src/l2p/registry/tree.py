@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from l2p.config import Layout
 from l2p.errors import L2PError
 from l2p.files import read_json
-from l2p.registry.evidence import LINEAGE_FILE
+from l2p.registry.evidence import HOURS_FILE, LINEAGE_FILE
 from l2p.registry.gate import TITLES
 from l2p.registry.lineage import Lineage
 from l2p.registry.store import Store
@@ -39,16 +41,28 @@ def describe(store: Store, version: ModelVersion) -> list[Node]:
     lineage = Lineage.from_json(read_json(store.fetch(version.run_id, LINEAGE_FILE), written_by="l2p register"))
     run = store.client.get_run(version.run_id)
     inputs, context = lineage.inputs, lineage.context
+    weights, kept = version.tags[WEIGHTS_TAG][:_SHORT], _dvc(context, Layout.pixel)
     return [
         Node(f"version {version}", tuple(_version(version))),
         Node(f"run {version.run_id[:_SHORT]}", tuple(_run(run, context))),
         Node(
             "weights (delta)",
-            (f"sha256 {version.tags[WEIGHTS_TAG][:_SHORT]}, {len(inputs['pixel'])} files", *_training(store, version)),
+            (
+                f"sha256 {weights}{kept}, in {len(inputs['pixel'])} files",
+                *_training(store, version),
+                *_settings(run.data.params, "convert"),
+                *_settings(run.data.params, "train"),
+            ),
         ),
-        Node("corpus", tuple(_corpus(store, version, inputs))),
-        Node("prompts", (f"sha256 {inputs['prompts'][:_SHORT]}", *_settings(run.data.params, "prompts"))),
-        Node("source", tuple(_source(inputs, run.data.params))),
+        Node("corpus", tuple(_corpus(store, version, lineage, run.data.params))),
+        Node(
+            "prompts",
+            (
+                f"sha256 {inputs['prompts'][:_SHORT]}{_dvc(context, Layout.prompts)}",
+                *_settings(run.data.params, "prompts"),
+            ),
+        ),
+        Node("source", tuple(_source(store, version, inputs, run.data.params))),
     ]
 
 
@@ -88,22 +102,35 @@ def _training(store: Store, version: ModelVersion) -> Iterator[str]:
         f"steps, loss {result['final_loss']:.4f}"
     )
     yield f"{processes} process(es) on {result['device']}, {hours:.2f} device hours"
+    spent = _artifact(store, version, f"project/{HOURS_FILE}")
+    if spent:
+        parts = ", ".join(f"{stage} {value:.3f}" for stage, value in spent.items() if stage != "total")
+        yield f"device hours in all: {spent['total']:.3f} ({parts})"
 
 
-def _corpus(store: Store, version: ModelVersion, inputs: Mapping[str, Any]) -> Iterator[str]:
-    corpus = inputs["corpus"]
-    yield f"{corpus['images']} images, sha256 of all {corpus['digest'][:_SHORT]}"
-    yield f"manifest sha256 {inputs['manifest'][:_SHORT]}"
+def _corpus(store: Store, version: ModelVersion, lineage: Lineage, params: Mapping[str, str]) -> Iterator[str]:
+    corpus, context = lineage.inputs["corpus"], lineage.context
+    yield f"{corpus['images']} images, sha256 of all {corpus['digest'][:_SHORT]}{_dvc(context, Layout.corpus)}"
+    yield f"manifest sha256 {lineage.inputs['manifest'][:_SHORT]}{_dvc(context, Layout.manifest)}"
+    yield from _settings(params, "synthesize")
     validation = _artifact(store, version, "validation/result.json")
     if validation is not None and "accepted" in validation:
         yield f"validation: {validation['accepted']} accepted, {validation['rejected']} in quarantine"
 
 
-def _source(inputs: Mapping[str, Any], params: Mapping[str, str]) -> Iterator[str]:
+def _source(store: Store, version: ModelVersion, inputs: Mapping[str, Any], params: Mapping[str, str]) -> Iterator[str]:
     source = inputs["source"]
     revision = params.get("source.revision", _UNSET)
     yield params.get("source.path", "unknown") + ("" if revision == _UNSET else f", revision {revision}")
     yield f"{len(source['files'])} files, sha256 of all {source['digest'][:_SHORT]}"
+    pin = _artifact(store, version, f"project/{Layout.source.name}") or {}
+    yield f"licence {pin.get('licence') or 'not named by the source'}"
+
+
+def _dvc(context: Mapping[str, Any], path: Path) -> str:
+    """The digest by which DVC keeps the file or folder, if it did at registration."""
+    digest = context.get("dvc", {}).get(path.as_posix())
+    return f", DVC {digest[:_SHORT]}{'.dir' if digest.endswith('.dir') else ''}" if digest else ""
 
 
 def _settings(params: Mapping[str, str], section: str) -> Iterator[str]:
@@ -113,7 +140,7 @@ def _settings(params: Mapping[str, str], section: str) -> Iterator[str]:
         if name.startswith(f"{section}.") and value != _UNSET
     ]
     if found:
-        yield ", ".join(sorted(found))
+        yield f"{section}: {', '.join(sorted(found))}"
 
 
 def _artifact(store: Store, version: ModelVersion, name: str) -> Any:

@@ -13,8 +13,10 @@ from l2p.registry import lineage as lineages
 from l2p.registry import served
 from l2p.registry.evidence import LINEAGE_FILE
 from l2p.registry.lineage import Lineage
+from l2p.registry.logged_model import check_logged_model
+from l2p.registry.record import check_tags, read_record
 from l2p.registry.store import Store
-from l2p.registry.versions import DRAWING_TAG, ROOT_TAG, WEIGHTS_TAG, ModelRegistry, ModelVersion
+from l2p.registry.versions import DRAWING_TAG, FILES_TAG, ROOT_TAG, WEIGHTS_TAG, ModelRegistry, ModelVersion
 
 SAMPLE_FILE = "sample.png"
 
@@ -32,17 +34,41 @@ def check_version(store: Store, registry: ModelRegistry, version: ModelVersion, 
         found: lineage of the files as they are now.
 
     Raises:
-        LineageError: names the first input that differs, or says that the weights or the drawing do.
+        LineageError: names the first input that differs, or says that a tag, the weights or the drawing do.
         RegistryError: the version does not load and draw, or was not registered by `l2p register`.
+    """
+    require_tags(version)
+    check_lineage(store, version, found)
+    if (record := read_record(store, version)) is not None:
+        check_tags(record, version)
+    check_weights(registry.download_delta_of(version.source), version.tags[WEIGHTS_TAG])
+    check_drawing(draw(store, registry, version), store.fetch(version.run_id, SAMPLE_FILE), name=str(version))
+
+
+def require_tags(version: ModelVersion) -> None:
+    """Refuse a version that was made by other means.
+
+    Raises:
+        RegistryError: names the tag that it lacks.
     """
     for tag in (WEIGHTS_TAG, ROOT_TAG, DRAWING_TAG):
         if tag not in version.tags:
             raise RegistryError(f"{version}: has no tag {tag}, so it was not registered by `l2p register`.")
-    check_lineage(store, version, found)
-    check_weights(registry.download_delta_of(version.source), version.tags[WEIGHTS_TAG])
+
+
+def draw(store: Store, registry: ModelRegistry, version: ModelVersion) -> np.ndarray:
+    """Load a registered version, after its files were checked, and draw its example, uint8 RGB [H, W, 3].
+
+    Raises:
+        LineageError: a file of the logged model is not the registered one; nothing of it was loaded.
+        RegistryError: it does not load and draw.
+    """
+    require_tags(version)
+    folder = registry.download_model_of(version.source)
+    record = read_record(store, version)
+    check_logged_model(folder, recorded=None if record is None else record.files, digest=version.tags.get(FILES_TAG))
     drawing = served.Drawing(**json.loads(version.tags[DRAWING_TAG]))
-    pixels = served.load_and_draw(version.source, drawing, tracking_uri=store.tracking_uri)
-    check_drawing(pixels, store.fetch(version.run_id, SAMPLE_FILE), name=str(version))
+    return served.load_and_draw(folder, drawing, source=str(version))
 
 
 def check_lineage(store: Store, version: ModelVersion, found: Lineage) -> None:

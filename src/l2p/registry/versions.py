@@ -12,18 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from l2p.errors import RegistryError
-from l2p.registry.store import absolute_uri, download, open_client, registry_errors
+from l2p.redact import redact
+from l2p.registry.references import complete
+from l2p.registry.store import absolute_uri, download, load_mlflow, open_client, registry_errors
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 
 # Tags of a version.
+TAG_PREFIX = "l2p."
 WEIGHTS_TAG = "l2p.weights_sha256"
 ROOT_TAG = "l2p.lineage_root"
 SCORES_TAG = "l2p.scores"
 DRAWING_TAG = "l2p.drawing"
 GATE_TAG = "l2p.gate"
 COMMIT_TAG = "l2p.git_commit"
-ORIGIN_TAG = "l2p.origin"  # source and corpus, for the model card
+ORIGIN_TAG = "l2p.origin"  # source, corpus and weights, for the model card
+FILES_TAG = "l2p.model_files_sha256"  # over the digests of all files of the logged model
 
 # Folder of the delta inside a logged model.
 DELTA_ARTIFACT = "artifacts/delta"
@@ -98,20 +102,27 @@ class ModelRegistry:
         return None
 
     def find(self, name: str, tags: Mapping[str, str]) -> ModelVersion | None:
-        """The newest version with all of `tags`, if any."""
-        for version in self.all(name):
-            if tags.items() <= version.tags.items():
-                return version
-        return None
+        """The first version with all of `tags`, if any."""
+        fitting = [version for version in self.all(name) if tags.items() <= version.tags.items()]
+        return fitting[-1] if fitting else None
 
     def create(self, name: str, *, source: str, run_id: str, tags: Mapping[str, str], description: str) -> ModelVersion:
         """Register the logged model `source`; returns its new version, without aliases."""
         with registry_errors(f"registering {name}"):
-            if not self._client.search_registered_models(f"name='{name}'"):
-                self._client.create_registered_model(name)
-            return _version(
-                self._client.create_model_version(name, source, run_id, tags=dict(tags), description=description), {}
+            self._require_name(name)
+            load_mlflow().set_tracking_uri(self.tracking_uri)  # where MLflow itself looks for `source`
+            model_id = source.removeprefix(_LOGGED_MODEL) if source.startswith(_LOGGED_MODEL) else None
+            entity = self._client.create_model_version(
+                name, source, run_id, tags=dict(tags), description=description, model_id=model_id
             )
+        return _version(entity, {})
+
+    def delete(self, version: ModelVersion) -> None:
+        """Delete a version with its logged model and its run: another process registered the same before."""
+        with registry_errors(f"deleting {version}"):
+            self._client.delete_model_version(version.name, str(version.version))
+            self._client.delete_logged_model(version.source.removeprefix(_LOGGED_MODEL))
+            self._client.delete_run(version.run_id)
 
     def set_tag(self, version: ModelVersion, key: str, value: str) -> None:
         """Tag a version."""
@@ -133,10 +144,31 @@ class ModelRegistry:
         self.set_alias(version, CHAMPION)
 
     def download_delta_of(self, source: str) -> Path:
-        """Folder of a logged model's delta; a local store hands out its own folder, a remote one a copy."""
+        """Folder of a logged model's delta; a local store hands out its own folder, a remote one a copy.
+
+        Raises:
+            RegistryError: it cannot be fetched, or weights that are registered by reference cannot be found.
+        """
         with registry_errors(f"fetching {source}"):
-            model = self._client.get_logged_model(source.removeprefix(_LOGGED_MODEL))
-            return download(f"{model.artifact_location}/{DELTA_ARTIFACT}", tracking_uri=self.tracking_uri)
+            folder = download(f"{self._location(source)}/{DELTA_ARTIFACT}", tracking_uri=self.tracking_uri)
+        return complete(folder)
+
+    def download_model_of(self, source: str) -> Path:
+        """Folder of the whole logged model, likewise."""
+        with registry_errors(f"fetching {source}"):
+            return download(self._location(source), tracking_uri=self.tracking_uri)
+
+    def _location(self, source: str) -> str:
+        return str(self._client.get_logged_model(source.removeprefix(_LOGGED_MODEL)).artifact_location)
+
+    def _require_name(self, name: str) -> None:
+        if self._client.search_registered_models(f"name='{name}'"):
+            return
+        try:
+            self._client.create_registered_model(name)
+        except load_mlflow().exceptions.MlflowException:  # another process was faster
+            if not self._client.search_registered_models(f"name='{name}'"):
+                raise
 
     def _pages(self, name: str) -> Iterator[Any]:
         page = self._client.search_model_versions(f"name='{name}'")
@@ -151,21 +183,11 @@ class ModelRegistry:
     def _known(self, name: str) -> str:
         versions = self.all(name)
         if not versions:
-            return f"no model {name!r} in {self.tracking_uri}. `dvc repro register` registers one."
+            return f"no model {name!r} in {redact(self.tracking_uri)}. `dvc repro register` registers one."
         aliases = sorted({alias for version in versions for alias in version.aliases})
         return (
             f"not registered; {name} has versions 1 to {versions[0].version}, aliases {', '.join(aliases) or 'none'}."
         )
-
-
-def fetch_model(reference: str, *, tracking_uri: str) -> Path:
-    """Folder of the delta of a registered model, `NAME@ALIAS` or `NAME/VERSION`.
-
-    Raises:
-        RegistryError: no such model, alias or version.
-    """
-    registry = ModelRegistry(tracking_uri)
-    return registry.download_delta_of(registry.resolve(reference).source)
 
 
 def _version(entity: Any, aliases: Mapping[str, str]) -> ModelVersion:
