@@ -53,14 +53,14 @@ class Rate:
         name: of the way.
         images_per_s: median of the turns.
         ratio: how many times faster than another way, median over the turns.
-        cpu_s_per_image: processor time of this process, all threads; on a shared machine it is steadier.
+        cpu_s_per_image: processor time, where all work is in this process; on a shared machine it is steadier.
         compared_with: name of that other way.
     """
 
     name: str
     images_per_s: float
     ratio: float
-    cpu_s_per_image: float
+    cpu_s_per_image: float | None
     compared_with: str
 
 
@@ -135,7 +135,7 @@ def compare_with_bare(task: Task, repeats: int) -> list[Rate]:
             STAGE: lambda: list(crew.draw(task.batches)),
             TEXT: lambda: [_from_text(pipeline, task, batch) for batch in task.batches],
         }
-        return _rates(ways, task, repeats, compared_with=BARE)
+        return _rates(ways, task, repeats, compared_with=BARE, in_here=True)
 
 
 def compare_workers(task: Task, counts: Sequence[int], repeats: int) -> list[Rate]:
@@ -146,18 +146,24 @@ def compare_workers(task: Task, counts: Sequence[int], repeats: int) -> list[Rat
         for count in sorted({1, *counts}):
             crew: Crew = stack.enter_context(ProcessCrew(task.job(threads), count))
             ways[_crew_name(count)] = lambda crew=crew: list(crew.draw(task.batches))  # type: ignore[misc]
-        return _rates(ways, task, repeats, compared_with=_crew_name(1))
+        return _rates(ways, task, repeats, compared_with=_crew_name(1), in_here=False)
 
 
 def print_rates(rates: Sequence[Rate]) -> None:
     """One table."""
     print(f"{'':<32}{'images/s':>10}{'ratio':>8}{'CPU s/image':>13}")
     for rate in rates:
-        print(f"{rate.name:<32}{rate.images_per_s:>10.2f}{rate.ratio:>8.3f}{rate.cpu_s_per_image:>13.4f}")
+        print(f"{rate.name:<32}{rate.images_per_s:>10.2f}{rate.ratio:>8.3f}{_shown(rate.cpu_s_per_image):>13}")
     print(flush=True)
 
 
-def _rates(ways: dict[str, Callable[[], object]], task: Task, repeats: int, *, compared_with: str) -> list[Rate]:
+def _shown(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.4f}"
+
+
+def _rates(
+    ways: dict[str, Callable[[], object]], task: Task, repeats: int, *, compared_with: str, in_here: bool
+) -> list[Rate]:
     for draw in ways.values():
         draw()  # loads, compiles, fills caches
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -174,7 +180,7 @@ def _rates(ways: dict[str, Callable[[], object]], task: Task, repeats: int, *, c
             name,
             task.images / statistics.median(own),
             statistics.median(other / mine for other, mine in zip(base, own, strict=True)),
-            statistics.median(busy[name]) / task.images,
+            statistics.median(busy[name]) / task.images if in_here else None,
             compared_with,
         )
         for name, own in seconds.items()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
-import random
 import re
 import subprocess
 import sys
@@ -29,11 +28,9 @@ from l2p.config import Layout, Params, load_params
 from l2p.data.corpus import COLUMNS
 from l2p.data.prompts import draw_prompts, write_prompts
 from l2p.data.validation import validate_corpus
-from l2p.errors import ConfigError, DataError
+from l2p.errors import ConfigError
 from l2p.evaluation import dpg, geneval
 from l2p.files import write_json
-from l2p.shapes.benchmarks import dpg_prompts, geneval_prompts
-from l2p.shapes.captions import training_prompts
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC's own use
@@ -254,17 +251,6 @@ def test_a_stage_that_another_process_runs_is_waited_for(tmp_path: Path) -> None
 
 
 # renders
-
-
-def test_every_caption_of_the_world_is_read_back_as_its_facts() -> None:
-    prompts = [*training_prompts(2000, random.Random(0)), *geneval_prompts(), *dpg_prompts()]
-    assert [renders.read_caption(prompt.text) for prompt in prompts] == prompts
-
-
-@pytest.mark.parametrize("text", ["a cat", "a photo of a red cat", "a photo of five circles", ""])
-def test_a_prompt_of_another_world_cannot_be_rendered(text: str) -> None:
-    with pytest.raises(DataError, match="no caption of the shapes world"):
-        renders.read_caption(text)
 
 
 def test_a_rendered_corpus_has_the_columns_of_a_drawn_one_and_passes_validation(workspace: Path) -> None:

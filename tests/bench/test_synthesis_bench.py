@@ -19,7 +19,7 @@ def test_the_stage_is_compared_with_both_bare_loops(tiny_source: Path, tmp_path:
     rates = {rate.name: rate for rate in bench.compare_with_bare(task, repeats=2)}
     assert set(rates) == {bench.BARE, bench.STAGE, bench.TEXT}
     assert rates[bench.BARE].ratio == 1
-    assert all(rate.images_per_s > 0 and rate.cpu_s_per_image > 0 for rate in rates.values())
+    assert all(rate.images_per_s > 0 and rate.cpu_s_per_image for rate in rates.values())
     assert len(read_journal(tmp_path / "corpus")) == 6
 
 
@@ -34,5 +34,5 @@ def test_rates_and_ratios_follow_from_the_times(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(bench.time, "perf_counter", lambda: next(clock))
     task = bench.Task(None, settings(), Path(), [])
     monkeypatch.setattr(bench.Task, "images", 10)
-    slow, fast = bench._rates({"slow": int, "fast": int}, task, 1, compared_with="slow")
+    slow, fast = bench._rates({"slow": int, "fast": int}, task, 1, compared_with="slow", in_here=False)
     assert (slow.images_per_s, fast.images_per_s, fast.ratio) == (5, 10, 2)

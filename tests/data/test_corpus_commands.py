@@ -112,6 +112,7 @@ def test_an_import_writes_prompts_and_a_corpus_with_every_column(foreign: Path):
     assert table["imported_from"].tolist() == [f"images/{path.name}" for path in files(foreign)]
     assert table["file_name"].tolist()[:2] == ["00000/000000.png", "00000/000001.jpg"]
     assert set(table["source_digest"]) == {IMPORTED}
+    assert len(pd.read_parquet(Layout.rejected / "metadata.parquet")) == 0
     assert table["num_steps"].isna().all()
     assert images_of(Layout.corpus) == images_of(foreign)
     assert read_prompts(Layout.prompts_table)["text"].tolist() == CAPTIONS

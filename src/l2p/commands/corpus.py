@@ -45,17 +45,22 @@ def import_(
     """Take images of others in as the project's prompts and corpus."""
     from l2p.data.corpora.foreign import count_without_row, read_foreign
     from l2p.data.corpora.importing import plan_import, write_import
+    from l2p.data.synthesis.rejection import write_no_rejections
 
     images = read_foreign(
         folder, table=table, file_column=file_column, text_column=text_column, follow_links=follow_links
     )
     plan = plan_import(images)
     write_import(plan, corpus=Layout.corpus, prompts=Layout.prompts_table, replace=replace)
+    write_no_rejections(Layout.rejected)
     typer.echo(f"{Layout.corpus}: {len(images)} images of {len(plan.prompts)} prompts from {folder}")
     if left := count_without_row(folder, images):
         typer.echo(f"{left} images of {folder} have no row and were left out.")
     _tell_sizes(plan, context.obj)
-    typer.echo("`dvc commit -f prompts synthesize` tells DVC that these are the outputs; then `dvc repro` goes on.")
+    typer.echo(
+        "next: `l2p embed`; `dvc commit -f prompts embed synthesize` tells DVC that these are the outputs; then "
+        "`dvc repro` goes on."
+    )
 
 
 def _tell_sizes(plan: PlannedImport, params_file: Path) -> None:

@@ -54,7 +54,7 @@ def complete(table: pd.DataFrame, measured: list[dict[str, Any]], limits: Valida
     _add_facts_of_files(frame)
     _forget_consequences(frame, limits)
     _add_likeness(frame, limits)
-    return frame
+    return frame.drop(columns="print")  # the largest of all, and of no more use
 
 
 def add_plan(frame: pd.DataFrame, drawn: SynthesizeParams) -> pd.DataFrame:

@@ -95,6 +95,14 @@ class Rejections:
         delete_all_but(self._folder, keep)
 
 
+def write_no_rejections(folder: Path) -> None:
+    """The table of a corpus of which nothing was drawn again; what else is in `folder` is deleted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    delete_all_but(folder, set())
+    with atomic_path(folder / TABLE) as partial:
+        corpus_table([], REASON).to_parquet(partial, index=False)
+
+
 def rejected_name(row: Row) -> str:
     """File name of an attempt in the folder of the rejected."""
     return f"{image_name(row['prompt_id'], row['repetition']).removesuffix('.png')}.attempt-{row['attempt']}.png"
