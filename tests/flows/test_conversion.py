@@ -71,11 +71,11 @@ stages:
 """
 
 
-def start_flow(*options: str, root: Path, home: Path) -> subprocess.Popen[str]:
-    """`python -m flows.conversion` as a user starts it, with no server configured."""
+def start_flow(*options: str, root: Path, home: Path, flow: str = "conversion") -> subprocess.Popen[str]:
+    """`python -m flows.FLOW` as a user starts it, with no server configured."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     environment |= {"PREFECT_HOME": str(home), "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    command = [sys.executable, "-m", "flows.conversion", "--root", str(root), *options]
+    command = [sys.executable, "-m", f"flows.{flow}", "--root", str(root), *options]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=home.parent
     )

@@ -218,4 +218,14 @@ def _damage(folder: Path) -> str | None:
             return f"{name} is missing"
         if sha256_file(folder / name) != digest:
             return f"{name} has other bytes than were written"
+        if name.endswith(".safetensors") and not _is_safetensors(folder / name):
+            return f"{name} is no safetensors file"
     return None
+
+
+def _is_safetensors(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except SafetensorError:
+        return False
