@@ -23,8 +23,9 @@ demo: $(INSTALLED) ## Convert the embedded source end to end: every stage that h
 	$(BIN)/dvc repro
 	$(BIN)/l2p summary
 
+# Two workers of one thread each: more of either would compete on a small machine.
 test: $(INSTALLED) ## The default tests: no GPU, no network.
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(INSTALLED) ## The tests that take minutes each.
 	$(BIN)/python -m pytest -m slow
