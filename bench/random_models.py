@@ -28,9 +28,10 @@ _PRESETS = {"flux1-dev": "flux1-1k", "flux1-schnell": "flux1-1k", "flux2-dev": "
 
 
 def preset_params(family: str) -> Params:
-    """params.yaml with the family's preset for 1024 pixels over it."""
+    """params.yaml with the family's preset for 1024 pixels over it, trained in the precision of a GPU."""
     preset = ROOT / "presets" / f"{_PRESETS.get(family, f'{family}-1k')}.yaml"
-    return Params.model_validate(merged_params(ROOT / "params.yaml", preset))
+    params = Params.model_validate(merged_params(ROOT / "params.yaml", preset))
+    return params.model_copy(update={"train": params.train.model_copy(update={"dtype": "bfloat16"})})
 
 
 def empty_model(known: KnownSource, params: Params, *, blocks: int | None = None) -> PixelTransformer:
