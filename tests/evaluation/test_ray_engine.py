@@ -60,6 +60,7 @@ def test_one_worker_of_this_process_does_all_batches():
 def ray_of_two():
     """A local Ray of two workers; the project's test folder is importable there."""
     ray = pytest.importorskip("ray", reason="Ray is an extra: pip install 'l2p[ray]'")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else a busy machine lets them starve
     here, root = Path(__file__).parent, Path(__file__).parents[2]
     environment = {"env_vars": {"PYTHONPATH": f"{here}:{root}:{root / 'src'}"}}
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, runtime_env=environment)
