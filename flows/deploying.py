@@ -1,7 +1,8 @@
 """Owns what is set up in a Prefect server before it is of use: work pool, deployments, and the heartbeat automation.
 
 Run as `python -m flows.deploying` in the root of the project, with PREFECT_API_URL set. Running it again applies what
-prefect.yaml says now; schedules that were switched on, switched off or added in the UI stay so.
+prefect.yaml says now; schedules that were switched on, switched off or added in the UI stay so. With `--no-worker-yet`,
+for who is about to start the pool's one worker, runs that a killed worker left are marked Crashed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 
 from flows import HEARTBEAT_S, HEARTBEATS_MISSED
+from flows.leftovers import mark_dead_runs
 from flows.services import POOL
 from l2p.errors import L2PError
 
@@ -32,14 +34,19 @@ _ENDINGS = tuple(f"prefect.flow-run.{state}" for state in ("Completed", "Failed"
 Schedules = dict[str, list[DeploymentSchedule]]  # by name of the deployment
 
 
-def set_up() -> list[str]:
+def set_up(*, no_worker_yet: bool) -> list[str]:
     """Work pool, deployments and automation on the server of PREFECT_API_URL; returns the names of the deployments.
+
+    Args:
+        no_worker_yet: nothing works for the pool now, so a run that is said to run does not.
 
     Raises:
         L2PError: prefect.yaml cannot be deployed.
     """
     with get_client(sync_client=True) as client:
         require_pool(client)
+        if no_worker_yet:
+            mark_dead_runs(client)
         before = read_schedules(client)
         deploy()
         restore_schedules(client, before)
@@ -98,6 +105,8 @@ def require_automation(client: SyncPrefectClient) -> None:
     """The automation by which a run that was killed shows as Crashed, created or brought up to date."""
     wanted = heartbeat_automation()
     found = client.read_automations_by_name(AUTOMATION)
+    if found and _same(found[0], wanted):
+        return  # an update would forget the heartbeats that it has seen
     if found:
         client.update_automation(found[0].id, wanted)
     else:
@@ -128,9 +137,14 @@ def heartbeat_automation() -> AutomationCore:
     )
 
 
+def _same(found: AutomationCore, wanted: AutomationCore) -> bool:
+    fields = {"description", "trigger", "actions"}
+    return found.model_dump(mode="json", include=fields) == wanted.model_dump(mode="json", include=fields)
+
+
 if __name__ == "__main__":
     try:
-        print("\n".join(set_up()))
+        print("\n".join(set_up(no_worker_yet="--no-worker-yet" in sys.argv[1:])))
     except L2PError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

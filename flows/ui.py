@@ -123,7 +123,7 @@ def deploy(root: Path, environment: Mapping[str, str]) -> list[str]:
     Raises:
         ServiceError: prefect.yaml cannot be deployed.
     """
-    command = [sys.executable, "-m", "flows.deploying"]
+    command = [sys.executable, "-m", "flows.deploying", "--no-worker-yet"]
     done = subprocess.run(
         command, cwd=root, env=dict(environment), capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )

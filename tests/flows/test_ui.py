@@ -111,13 +111,20 @@ def test_a_cancelled_run_ends_its_training_and_a_later_one_goes_on(root: Path) -
 
 
 @pytest.mark.slow
-def test_stopping_the_servers_or_killing_them_ends_a_running_stage_too(root: Path) -> None:
+def test_after_the_servers_were_killed_outright_everything_ends_and_a_restart_goes_on(root: Path) -> None:
     with running_ui(root) as servers:
-        servers.run_of("conversion")
+        first = servers.run_of("conversion")
         pid, everything = trained_pid(root), servers.processes()
         servers.process.kill()
         servers.process.wait()
         wait(lambda: not any(is_alive(each) for each in (pid, *(process.pid for process in everything))), 90)
+    before = steps(root)
+    (root / "enough").touch()
+    with running_ui(root) as servers:
+        assert servers.state(first) == "Crashed"
+        later = servers.run_of("conversion")
+        servers.wait_for_state(later, "Completed", seconds=300)
+        assert steps(root) >= before > 0
 
 
 @pytest.mark.slow
