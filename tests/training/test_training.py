@@ -164,6 +164,15 @@ def test_a_killed_training_resumes_to_the_same_bits(project: Path, tmp_path_fact
     assert curves() == expected_curves, f"killed at step {kill_at}"
 
 
+def test_grids_of_a_training_that_was_discarded_do_not_stay(project: Path) -> None:
+    stray = Layout.training / "samples" / "step-000099.png"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"of another training")
+    stage.run(load_params())
+    assert not stray.exists()
+    assert list(stray.parent.glob("step-*.png"))
+
+
 def test_a_damaged_checkpoint_is_told_of_and_the_one_before_is_used(
     project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

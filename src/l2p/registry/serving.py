@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 from l2p.registry.logged_model import check_form, check_logged_model
@@ -29,5 +31,6 @@ def fetch_model_folder(reference: str, *, tracking_uri: str, experiment: str) ->
 
 
 def server_environment(tracking_uri: str) -> dict[str, str]:
-    """Variables for the server's process."""
-    return {**ENVIRONMENT, "MLFLOW_TRACKING_URI": absolute_uri(tracking_uri)}
+    """Variables for the server's process; MLflow starts a program that lies beside this interpreter, by its name."""
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {**ENVIRONMENT, "MLFLOW_TRACKING_URI": absolute_uri(tracking_uri), "PATH": programs}

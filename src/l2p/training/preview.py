@@ -24,6 +24,7 @@ from l2p.training.samples import Corpus
 
 COLUMNS = 8
 _GAP_PX = 4
+_GRIDS = Layout.training / "samples"
 _WHITE = 255
 
 
@@ -96,10 +97,17 @@ class Preview:
 
     def save(self, grid: np.ndarray, step: int) -> np.ndarray:
         """Write `reports/training/samples/step-000200.png`."""
-        path = Layout.training / "samples" / f"step-{step:06d}.png"
+        path = _GRIDS / f"step-{step:06d}.png"
         with atomic_path(path) as partial:
             Image.fromarray(grid).save(partial, format="PNG")
         return grid
+
+
+def drop_grids_after(step: int) -> None:
+    """Delete grids of later steps: of a training that was discarded, or that this one draws again."""
+    for path in _GRIDS.glob("step-*.png"):
+        if int(path.stem.removeprefix("step-")) > step:
+            path.unlink()
 
 
 def _grid(lines: list[list[np.ndarray]]) -> np.ndarray:

@@ -28,7 +28,7 @@ from l2p.training.lifeline import die_with_parent
 from l2p.training.loop import BEST_BY, Gauges, Probe, Trainer
 from l2p.training.order import hold_out
 from l2p.training.precision import hold_frozen_in_bfloat16
-from l2p.training.preview import Preview
+from l2p.training.preview import Preview, drop_grids_after
 from l2p.training.record import Record, memory_mb
 from l2p.training.samples import Corpus, Samples
 from l2p.training.state import Progress, fingerprint
@@ -132,6 +132,8 @@ def _train(
     samples = Samples(corpus, embeddings, train, rows=data.rows, rank=engine.rank, world_size=engine.world_size)
     checkpoints = Checkpoints(Layout.checkpoints, engine, fingerprint=made_for)
     progress = checkpoints.resume()
+    if engine.rank == 0:
+        drop_grids_after(progress.step)
     preview = Preview(
         model,
         corpus,
