@@ -34,6 +34,7 @@ check: $(INSTALLED) ## Format, lint, types and import contracts; and, never fail
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/mypy -p bench
 	$(BIN)/lint-imports
 	-@$(BIN)/python -m bench.audit
 

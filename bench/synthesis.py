@@ -131,9 +131,9 @@ def compare_with_bare(task: Task, repeats: int) -> list[Rate]:
     store = EmbeddingStore(task.folder / "embeddings")
     with LocalCrew(task.job(None), default_device()) as crew:
         ways: dict[str, Callable[[], object]] = {
-            BARE: lambda: [_bare(pipeline, task, batch, store) for batch in task.batches],
+            BARE: lambda: _bare(pipeline, task, store),
             STAGE: lambda: list(crew.draw(task.batches)),
-            TEXT: lambda: [_from_text(pipeline, task, batch) for batch in task.batches],
+            TEXT: lambda: _from_text(pipeline, task),
         }
         return _rates(ways, task, repeats, compared_with=BARE, in_here=True)
 
@@ -194,34 +194,36 @@ def _in_turn(ways: dict[str, Callable[[], object]], turn: int) -> Iterator[tuple
     yield from items[: turn % len(items)]
 
 
-def _bare(pipeline: object, task: Task, batch: Batch, store: EmbeddingStore) -> None:
+def _bare(pipeline: object, task: Task, store: EmbeddingStore) -> None:
     device = default_device()
-    found = {
-        name: {key: tensor.to(device) for key, tensor in store.get(name).items()}
-        for name in [EMPTY_PROMPT_ID, *(row["prompt_id"] for row in batch.rows)]
-    }
-    draw_pixels(
-        pipeline,
-        [found[row["prompt_id"]] for row in batch.rows],
-        empty=found[EMPTY_PROMPT_ID],
-        size_px=(task.params.height_px, task.params.width_px),
-        num_steps=task.params.num_steps,
-        guidance_scale=task.params.guidance_scale,
-        seeds=[row["seed"] for row in batch.rows],
-    )
+    for batch in task.batches:
+        found = {
+            name: {key: tensor.to(device) for key, tensor in store.get(name).items()}
+            for name in [EMPTY_PROMPT_ID, *(row["prompt_id"] for row in batch.rows)]
+        }
+        draw_pixels(
+            pipeline,
+            [found[row["prompt_id"]] for row in batch.rows],
+            empty=found[EMPTY_PROMPT_ID],
+            size_px=(task.params.height_px, task.params.width_px),
+            num_steps=task.params.num_steps,
+            guidance_scale=task.params.guidance_scale,
+            seeds=[row["seed"] for row in batch.rows],
+        )
 
 
-def _from_text(pipeline: object, task: Task, batch: Batch) -> None:
+def _from_text(pipeline: object, task: Task) -> None:
     argument = get_adapter(task.pin.transformer_class).guidance_argument
-    pipeline(  # type: ignore[operator]
-        prompt=[row["text"] for row in batch.rows],
-        height=task.params.height_px,
-        width=task.params.width_px,
-        num_inference_steps=task.params.num_steps,
-        generator=[torch.Generator().manual_seed(row["seed"]) for row in batch.rows],
-        output_type="np",
-        **{argument: task.params.guidance_scale},
-    )
+    for batch in task.batches:
+        pipeline(  # type: ignore[operator]
+            prompt=[row["text"] for row in batch.rows],
+            height=task.params.height_px,
+            width=task.params.width_px,
+            num_inference_steps=task.params.num_steps,
+            generator=[torch.Generator().manual_seed(row["seed"]) for row in batch.rows],
+            output_type="np",
+            **{argument: task.params.guidance_scale},
+        )
 
 
 def _crew_name(count: int) -> str:
