@@ -18,6 +18,7 @@ MARK = "L2P_FAULT_DRILL"  # a variable that every process of a drill inherits, w
 ROOT = Path(__file__).parents[1]
 
 _LOOK_EVERY_S = 0.05
+_COLLECTED_S = 30.0  # in which init collects what was killed
 
 
 def environment(mark: str, **more: str) -> dict[str, str]:
@@ -74,10 +75,16 @@ class Command:
             return None
 
     def kill_group(self) -> None:
-        """SIGKILL to all processes of its session at once."""
+        """SIGKILL to all processes of its session at once.
+
+        Returns when none of them is in the table of processes: DVC takes a lock for held until init has collected its
+        process, and there are containers where that takes seconds.
+        """
+        below = self._below()
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        psutil.wait_procs(below, timeout=_COLLECTED_S)
 
     def kill_outermost(self) -> None:
         """SIGKILL to the process that was started, and to none that it started."""
@@ -95,6 +102,11 @@ class Command:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         return True
+
+    def _below(self) -> list[psutil.Process]:
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.process.pid).children(recursive=True)
+        return []
 
     def tail(self, lines: int = 8) -> str:
         """The last lines that it wrote."""
