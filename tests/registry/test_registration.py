@@ -20,6 +20,7 @@ import l2p
 from l2p.cli import app
 from l2p.config import Layout, Params, load_params
 from l2p.errors import LineageError, MissingFileError, RegistryError
+from l2p.evaluation.subject import delta_digest
 from l2p.files import read_json, sha256_file, write_json
 from l2p.models.delta import read_delta_card
 from l2p.models.pipeline import load_pixel_pipeline
@@ -486,6 +487,24 @@ def test_a_pipeline_of_weights_changed_in_the_store_is_refused(
     flip_byte(registry.download_delta_of(registered_alone.source) / "delta.safetensors")
     with pytest.raises(LineageError, match="registered was"):
         l2p.L2PPipeline.from_registry(f"{NAME}@champion")
+
+
+EVALUATE = ["evaluate", "geneval", "--data", "shapes", "--judge", "shapes", "--steps", "1"]
+
+
+def test_a_registered_model_is_evaluated_by_its_alias(registered: ModelVersion, project: Path) -> None:
+    few = ["--images-per-prompt", "1", "--subset", "0.05", "--size", "32x32"]
+    done = CliRunner().invoke(app, [*EVALUATE, *few, "--model", f"{NAME}@candidate"])
+    assert done.exit_code == 0, done.output
+    scores = read_json(project / "evaluations" / f"{NAME}@candidate" / "geneval/scores.json", written_by="")
+    assert scores["card"]["model"] == {"name": f"{NAME}@candidate", "digest": delta_digest(Layout.pixel)}
+
+
+def test_a_model_that_is_not_registered_is_not_evaluated(registered: ModelVersion, project: Path) -> None:
+    done = CliRunner().invoke(app, [*EVALUATE, "--model", f"{NAME}@nobody"])
+    assert isinstance(done.exception, RegistryError)
+    assert "nobody" in str(done.exception)
+    assert not (project / "evaluations").exists()
 
 
 @pytest.mark.parametrize(
