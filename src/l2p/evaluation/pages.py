@@ -1,4 +1,4 @@
-"""Owns writing a page: a template with its style inside, filled, as one file that loads nothing from a network."""
+"""Owns how the pages of this package show numbers and settings."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from l2p.files import atomic_path
+from l2p import pages
 
 
 def write_page(template: str, content: Mapping[str, Any], path: Path) -> None:
-    """Fill a template of this package. Text from `content` is escaped; a name that it lacks is an error."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("l2p.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    """Fill a template of this package; as `l2p.pages.write_page`."""
+    pages.write_page(
+        "l2p.evaluation",
+        template,
+        content,
+        path,
+        figure=format_figure,
+        observed=format_observed,
+        signed=format_signed,
+        flat=flatten,
     )
-    environment.filters["figure"] = format_figure
-    environment.filters["observed"] = format_observed
-    environment.filters["signed"] = format_signed
-    environment.filters["flat"] = flatten
-    page = environment.get_template(template).render(**content)
-    with atomic_path(path) as partial:
-        partial.write_text(page, encoding="utf-8")
 
 
 def format_figure(value: float | None, digits: int = 3) -> str:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from l2p import pages
 from l2p.config import ValidateParams
 from l2p.data.checking.figures import class_bars, histograms
 from l2p.data.checking.thumbnails import MAX_THUMBNAILS, count_reasons, make_thumbnails
 from l2p.data.validation import Validation
 from l2p.errors import DataError
-from l2p.files import atomic_path
 
 TABLE = "metadata.parquet"
 _REDRAWN_COLUMNS = ("file_name", "text", "reason", "attempt")
@@ -43,8 +43,14 @@ def write_page(validation: Validation, limits: ValidateParams, *, corpus: Path, 
         "quarantine": _gallery(kept, corpus, MAX_THUMBNAILS if redrawn.empty else MAX_THUMBNAILS // 2),
         "redrawn": _gallery(redrawn, rejected, MAX_THUMBNAILS // 2),
     }
-    with atomic_path(path) as partial:
-        partial.write_text(_render(content), encoding="utf-8")
+    pages.write_page(
+        "l2p.data.checking",
+        "validation.html.j2",
+        content,
+        path,
+        count=lambda number: f"{number:,}",
+        percent=lambda share: f"{100 * share:.1f} %",
+    )
 
 
 def read_redrawn(folder: Path) -> pd.DataFrame:
@@ -70,14 +76,3 @@ def read_redrawn(folder: Path) -> pd.DataFrame:
 def _gallery(table: pd.DataFrame, folder: Path, most: int) -> dict[str, Any]:
     shown = make_thumbnails(table, folder, most=most)
     return {"images": shown, "total": len(table), "hidden": len(table) - len(shown), "reasons": count_reasons(table)}
-
-
-def _render(content: dict[str, Any]) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("l2p.data.checking"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["count"] = lambda number: f"{number:,}"
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
-    return environment.get_template("validation.html.j2").render(**content)
